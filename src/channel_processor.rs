@@ -1,0 +1,103 @@
+//! What stands between a source and its channels: interceptors, then the selector, then one put
+//! transaction per chosen channel.
+//!
+//! Flume: `org.apache.flume.channel.ChannelProcessor`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::channel::{Channel, ChannelError};
+use crate::event::{EventBatch, SourceMark};
+use crate::interceptor::Interceptor;
+use crate::selector::ChannelSelector;
+
+/// Interceptors, selector and channels of one source on one shard.
+pub struct ChannelProcessor {
+    /// Borrowed only while a batch passes through, never across an await.
+    route: RefCell<(Vec<Box<dyn Interceptor>>, Box<dyn ChannelSelector>)>,
+    channels: Vec<Rc<dyn Channel>>,
+}
+
+impl ChannelProcessor {
+    /// A processor over the source's channels, in the order of its `channels` property.
+    pub fn new(
+        interceptors: Vec<Box<dyn Interceptor>>,
+        selector: Box<dyn ChannelSelector>,
+        channels: Vec<Rc<dyn Channel>>,
+    ) -> Self {
+        Self { route: RefCell::new((interceptors, selector)), channels }
+    }
+
+    /// Largest batch that fits one transaction of every channel.
+    pub fn transaction_capacity(&self) -> usize {
+        self.channels.iter().map(|c| c.transaction_capacity()).min().unwrap_or(usize::MAX).max(1)
+    }
+
+    /// True if what a channel accepted survives the process, for all channels.
+    pub fn is_durable(&self) -> bool {
+        self.channels.iter().all(|c| c.is_durable())
+    }
+
+    /// Marks of this source that every durable channel has committed, or none.
+    ///
+    /// With several channels a key counts only if all durable ones know it; the values are returned per
+    /// channel so that the source can resume from the furthest position that all have passed.
+    pub fn marks(&self, source: &str) -> Vec<Vec<SourceMark>> {
+        self.channels.iter().filter(|c| c.is_durable()).map(|c| c.marks(source)).collect()
+    }
+
+    /// Puts a batch: one transaction per required channel in turn, then the optional ones. Resolves when
+    /// all required channels have committed.
+    ///
+    /// # Errors
+    /// The first failing required channel's. Channels that committed before keep their copy, as in Flume.
+    pub async fn process_batch(&self, mut batch: EventBatch) -> Result<(), ChannelError> {
+        let routes = {
+            let (interceptors, selector) = &mut *self.route.borrow_mut();
+            for interceptor in interceptors {
+                if batch.is_empty() {
+                    break;
+                }
+                interceptor.intercept(&mut batch);
+            }
+            // An empty batch may still carry marks: the position moves past filtered lines.
+            if batch.is_empty() && batch.marks().is_empty() {
+                return Ok(());
+            }
+            selector.select(batch)
+        };
+        for (channel, batch) in routes.required {
+            self.put(channel, batch).await?;
+        }
+        for (channel, batch) in routes.optional {
+            let events = batch.len();
+            if let Err(error) = self.put(channel, batch).await {
+                let name = self.channels[channel].name();
+                tracing::warn!(channel = name, events, %error, "optional channel did not take a batch; it goes on without");
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::process_batch`], but in as many transactions as the channels' transaction capacity asks
+    /// for. For sources whose batches are our own grouping and not the sender's.
+    ///
+    /// # Errors
+    /// The number of events committed before the failing part, and the error.
+    pub async fn process_stream(&self, mut batch: EventBatch) -> Result<(), (usize, ChannelError)> {
+        let most = self.transaction_capacity();
+        let mut done = 0;
+        while batch.len() > most {
+            let part = batch.split_to(most);
+            self.process_batch(part).await.map_err(|e| (done, e))?;
+            done += most;
+        }
+        self.process_batch(batch).await.map_err(|e| (done, e))
+    }
+
+    async fn put(&self, channel: usize, batch: EventBatch) -> Result<(), ChannelError> {
+        let mut transaction = self.channels[channel].begin_put()?;
+        transaction.put(batch).await?;
+        transaction.commit().await
+    }
+}

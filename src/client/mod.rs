@@ -1,0 +1,1 @@
+//! Speakers of other systems' protocols.

@@ -1,0 +1,198 @@
+//! What a component's `parse` sees: its own settings, and a place for complaints.
+
+use std::collections::BTreeMap;
+
+use super::diagnostic::{Diagnostic, Location};
+use super::property::{Property, PropertySpec, PropertyValue};
+
+/// One value with the place it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Trimmed, substituted value; never empty (Flume ignores empty values).
+    pub value: String,
+    /// Where the key stands.
+    pub location: Location,
+}
+
+/// What kind of component; its plural is the word in keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `sources`
+    Source,
+    /// `channels`
+    Channel,
+    /// `sinks`
+    Sink,
+    /// `sinkgroups`
+    SinkGroup,
+    /// `configfilters`
+    ConfigFilter,
+}
+
+impl Kind {
+    /// The word in a key: `a1.sources.r1.type`.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Source => "sources",
+            Self::Channel => "channels",
+            Self::Sink => "sinks",
+            Self::SinkGroup => "sinkgroups",
+            Self::ConfigFilter => "configfilters",
+        }
+    }
+    /// The word in messages.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Channel => "channel",
+            Self::Sink => "sink",
+            Self::SinkGroup => "sink group",
+            Self::ConfigFilter => "config filter",
+        }
+    }
+}
+
+/// The settings of one component: everything below `<agent>.<kind>.<name>.`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentSettings {
+    /// Name of the agent.
+    pub agent: String,
+    /// Kind of the component.
+    pub kind: Kind,
+    /// Name of the component.
+    pub name: String,
+    /// Key below the component to value.
+    pub settings: BTreeMap<String, Setting>,
+    /// Where the component is listed (`a1.sources = r1`).
+    pub listed: Option<Location>,
+}
+
+impl ComponentSettings {
+    /// Full key as the operator wrote it.
+    pub fn full_key(&self, key: &str) -> String {
+        format!("{}.{}.{}.{key}", self.agent, self.kind.plural(), self.name)
+    }
+    /// The component as the operator wrote it: `a1.sources.r1`.
+    pub fn subject(&self) -> String {
+        format!("{}.{}.{}", self.agent, self.kind.plural(), self.name)
+    }
+}
+
+/// Settings of a component, or of a part of it (`interceptors.i1.`), while it is parsed.
+pub struct ParseContext<'a> {
+    component: &'a ComponentSettings,
+    prefix: String,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+impl<'a> ParseContext<'a> {
+    /// A context over a whole component.
+    pub fn new(component: &'a ComponentSettings, diagnostics: &'a mut Vec<Diagnostic>) -> Self {
+        Self { component, prefix: String::new(), diagnostics }
+    }
+    /// The same component seen below a further prefix, for example `serializer.`.
+    pub fn below(&mut self, prefix: &str) -> ParseContext<'_> {
+        ParseContext {
+            component: self.component,
+            prefix: format!("{}{prefix}", self.prefix),
+            diagnostics: self.diagnostics,
+        }
+    }
+    /// The component's settings as a whole.
+    pub fn component(&self) -> &'a ComponentSettings {
+        self.component
+    }
+    /// The component's name.
+    pub fn name(&self) -> &'a str {
+        &self.component.name
+    }
+    /// The agent's name.
+    pub fn agent(&self) -> &'a str {
+        &self.component.agent
+    }
+    /// A setting as written, without declaration or default.
+    pub fn raw(&self, key: &str) -> Option<&'a Setting> {
+        self.component.settings.get(&format!("{}{key}", self.prefix))
+    }
+    /// Full key of a property here.
+    pub fn full_key(&self, key: &str) -> String {
+        self.component.full_key(&format!("{}{key}", self.prefix))
+    }
+    /// The value, or the default. `None` only after a complaint, so a parse function asks for all its
+    /// properties first and gives up (with `?`) last.
+    pub fn get<T: PropertyValue>(&mut self, property: &Property<T>) -> Option<T> {
+        match self.raw(property.name()) {
+            Some(setting) => self.read(property.name(), setting),
+            None => match property.default() {
+                Some(text) => {
+                    Some(T::parse(text).unwrap_or_else(|e| panic!("default of {}: {e}", property.name())))
+                }
+                None => {
+                    let key = self.full_key(property.name());
+                    let mut complaint =
+                        Diagnostic::error(&key, "is required and not set").at(self.component.listed.clone());
+                    let example = if T::EXAMPLE.is_empty() { "…" } else { T::EXAMPLE };
+                    complaint = complaint.hint(format!("add: {key} = {example}"));
+                    self.diagnostics.push(complaint);
+                    None
+                }
+            },
+        }
+    }
+    /// The value if it is set. Outer `None` only after a complaint.
+    pub fn get_opt<T: PropertyValue>(&mut self, property: &Property<T>) -> Option<Option<T>> {
+        match self.raw(property.name()) {
+            Some(setting) => self.read(property.name(), setting).map(Some),
+            None => Some(None),
+        }
+    }
+    /// All settings of a family: the part of the key behind the prefix, and the value. Bad ones are
+    /// complained about and left out.
+    pub fn family<T: PropertyValue>(&mut self, property: &Property<T>) -> Vec<(String, T)> {
+        let prefix = format!("{}{}", self.prefix, property.name());
+        let component = self.component;
+        let members = component.settings.iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?, v)));
+        members
+            .filter_map(|(rest, setting)| {
+                Some((rest.to_owned(), self.read(&format!("{}{rest}", property.name()), setting)?))
+            })
+            .collect()
+    }
+    fn read<T: PropertyValue>(&mut self, key: &str, setting: &Setting) -> Option<T> {
+        match T::parse(&setting.value) {
+            Ok(value) => {
+                if let Some(caution) = T::caution(&setting.value) {
+                    self.warning(key, caution, None);
+                }
+                Some(value)
+            }
+            Err(problem) => {
+                let hint = (!T::EXAMPLE.is_empty())
+                    .then(|| format!("for example: {} = {}", self.full_key(key), T::EXAMPLE));
+                self.error(key, problem, hint);
+                None
+            }
+        }
+    }
+    /// Complains about a property's value.
+    pub fn error(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
+        let diagnostic = Diagnostic::error(self.full_key(key), message);
+        self.complain(key, diagnostic, hint);
+    }
+    /// Warns about a property's value.
+    pub fn warning(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
+        let diagnostic = Diagnostic::warning(self.full_key(key), message);
+        self.complain(key, diagnostic, hint);
+    }
+    fn complain(&mut self, key: &str, mut diagnostic: Diagnostic, hint: Option<String>) {
+        match self.raw(key) {
+            Some(setting) => {
+                diagnostic.value = Some(setting.value.clone());
+                diagnostic.location = Some(setting.location.clone());
+            }
+            None => diagnostic.location = self.component.listed.clone(),
+        }
+        diagnostic.hint = hint;
+        self.diagnostics.push(diagnostic);
+    }
+}

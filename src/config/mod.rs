@@ -1,0 +1,12 @@
+//! Configuration: Flume's `.properties` text to typed component settings, with every complaint carrying
+//! file, line, component, property, value and what to type.
+
+pub mod context;
+pub mod diagnostic;
+pub mod property;
+
+pub use context::{ComponentSettings, Kind, ParseContext, Setting};
+pub use diagnostic::{Diagnostic, Location, Severity};
+pub use property::{
+    CommaList, Millis, Pattern, Port, Positive, Property, PropertySpec, PropertyValue, Seconds, Words,
+};

@@ -1,0 +1,7 @@
+//! `millrace`: the program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    millrace::cli::main()
+}

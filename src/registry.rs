@@ -1,0 +1,20 @@
+//! The tables: every type name an operator may write.
+//!
+//! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
+
+use crate::interceptor::InterceptorEntry;
+use crate::sink::SinkEntry;
+use crate::sink_processor::ProcessorEntry;
+use crate::source::SourceEntry;
+
+/// Every source.
+pub const SOURCES: &[SourceEntry] = &[];
+
+/// Every sink.
+pub const SINKS: &[SinkEntry] = &[];
+
+/// Every interceptor.
+pub const INTERCEPTORS: &[InterceptorEntry] = &[];
+
+/// Every sink processor.
+pub const SINK_PROCESSORS: &[ProcessorEntry] = &[];

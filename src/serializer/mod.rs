@@ -1,0 +1,1 @@
+//! Event bodies to and from files.

@@ -1,0 +1,144 @@
+//! Sources: where events come from.
+//!
+//! Three phases, never mixed: `parse` (pure, in each component's file) gives a [`SourceConfig`]; `open`
+//! touches the world; `run` works until told to stop.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::channel_processor::ChannelProcessor;
+use crate::config::{ParseContext, PropertySpec};
+use crate::io::stop::Stop;
+use crate::io::{Io, LocalBoxFuture};
+use crate::metrics::SourceCounters;
+
+/// One row of the registry's table of sources.
+pub struct SourceEntry {
+    /// Flume's alias; empty if Flume knows it by class name only. Accepted in any case.
+    pub name: &'static str,
+    /// Flume's class name.
+    pub class: &'static str,
+    /// One sentence for `describe`.
+    pub summary: &'static str,
+    /// On which shards it runs.
+    pub placement: Placement,
+    /// Every property it reads.
+    pub properties: &'static [&'static dyn PropertySpec],
+    /// Text to config. `None` only after a complaint.
+    pub parse: fn(&mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>>,
+}
+
+/// On which shards a source runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// On all: it listens on a shared port, or divides its files by [`Shard::owns`].
+    EveryShard,
+    /// On one, chosen by a hash of the component's name.
+    OneShard,
+}
+
+/// Which shard of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// Number of shards of the agent.
+    pub count: usize,
+}
+
+impl Shard {
+    /// True if the thing with this stable hash belongs here. Exactly one shard owns it.
+    pub fn owns(self, hash: u64) -> bool {
+        hash % self.count as u64 == self.index as u64
+    }
+}
+
+/// A hash that is the same in every process and release (FNV-1a), for placing files and components.
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// What a component claims for itself alone; two owners of one thing are refused before the start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// A TCP address, as written.
+    Tcp(String, u16),
+    /// A UDP address, as written.
+    Udp(String, u16),
+    /// A directory or file this component alone writes to or consumes.
+    Path(std::path::PathBuf),
+}
+
+/// What a source gets when it is opened on a shard.
+pub struct SourceContext {
+    /// The component's name.
+    pub name: Arc<str>,
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// This shard.
+    pub shard: Shard,
+    /// Files, sockets, time.
+    pub io: Io,
+    /// Interceptors, selector and channels behind this source.
+    pub channels: Rc<ChannelProcessor>,
+    /// The component's counters, shared by all shards.
+    pub counters: Arc<SourceCounters>,
+}
+
+/// Why a component could not be opened. Names the property and what to do; the caller adds the component.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct OpenError {
+    /// Key of the property to change, below the component; empty if none is to blame.
+    pub property: &'static str,
+    /// The value as written; empty if none.
+    pub value: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl OpenError {
+    /// An error to blame on a property.
+    pub fn new(property: &'static str, value: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { property, value: value.into(), message: message.into(), hint: None }
+    }
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Why a source ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// A parsed source.
+pub trait SourceConfig: Send + Sync {
+    /// What it claims for itself.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
+    }
+    /// Largest batch it puts in one transaction, to be checked against `transactionCapacity`; `None` if it
+    /// fits itself to the channel.
+    fn batch_size(&self) -> Option<usize> {
+        None
+    }
+    /// Binds ports, opens directories. Called on each shard the source runs on.
+    fn open(
+        self: Arc<Self>,
+        cx: SourceContext,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>>;
+}
+
+/// An opened source.
+pub trait Source {
+    /// Works until the stop is requested or the source has nothing more to give.
+    fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>>;
+    /// What it listens on or reads, for the start-up report: `listens on 127.0.0.1:44444`.
+    fn describe(&self) -> String;
+}
