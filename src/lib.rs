@@ -3,6 +3,7 @@
 //! Modules are declared in layer order; each may use the ones above it (`ARCHITECTURE.md`).
 
 // 0  ground: values, no I/O
+pub mod component;
 pub mod event;
 // 1  platform and formats
 pub mod codec;

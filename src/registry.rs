@@ -2,6 +2,7 @@
 //!
 //! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
 
+use crate::channel::{ChannelEntry, memory};
 use crate::interceptor::InterceptorEntry;
 use crate::sink::SinkEntry;
 use crate::sink_processor::ProcessorEntry;
@@ -9,6 +10,9 @@ use crate::source::SourceEntry;
 
 /// Every source.
 pub const SOURCES: &[SourceEntry] = &[];
+
+/// Every channel.
+pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];
 
 /// Every sink.
 pub const SINKS: &[SinkEntry] = &[];

@@ -4,8 +4,64 @@
 //! file channel finds mixed puts and takes only at commit. A channel object belongs to one shard; its
 //! capacity is shared by the shards of the agent.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::component::{Claim, OpenError, Shard};
+use crate::config::{ParseContext, PropertySpec};
 use crate::event::{EventBatch, SourceMark};
-use crate::io::LocalBoxFuture;
+use crate::io::{Io, LocalBoxFuture};
+use crate::metrics::ChannelCounters;
+
+pub mod budget;
+pub mod memory;
+
+/// One row of the registry's table of channels.
+pub struct ChannelEntry {
+    /// Flume's alias; empty if Flume knows it by class name only. Accepted in any case.
+    pub name: &'static str,
+    /// Flume's class name.
+    pub class: &'static str,
+    /// One sentence for `describe`.
+    pub summary: &'static str,
+    /// Every property it reads.
+    pub properties: &'static [&'static dyn PropertySpec],
+    /// Text to config. `None` only after a complaint.
+    pub parse: fn(&mut ParseContext<'_>) -> Option<Arc<dyn ChannelConfig>>,
+}
+
+/// What a channel gets when it is opened on a shard.
+pub struct ChannelContext {
+    /// The component's name.
+    pub name: Arc<str>,
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// This shard.
+    pub shard: Shard,
+    /// Files and time.
+    pub io: Io,
+    /// The component's counters, shared by all shards.
+    pub counters: Arc<ChannelCounters>,
+}
+
+/// A parsed channel. One object per agent: what the shards share (the capacity) lives in it.
+pub trait ChannelConfig: Send + Sync {
+    /// What it claims for itself.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
+    }
+    /// Most events that may wait, over all shards.
+    fn capacity(&self) -> u64;
+    /// Most events of one transaction.
+    fn transaction_capacity(&self) -> usize;
+    /// What survives what, for the start-up report: `memory: nothing survives the process`.
+    fn durability(&self) -> String;
+    /// Opens the channel on one shard. Called on every shard.
+    fn open(
+        self: Arc<Self>,
+        cx: ChannelContext,
+    ) -> LocalBoxFuture<'static, Result<Rc<dyn Channel>, OpenError>>;
+}
 
 /// Why a channel refused a transaction. The text is what the client of a source is told.
 #[derive(Debug, thiserror::Error)]

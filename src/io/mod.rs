@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod buffer;
+pub mod machine;
 pub mod stop;
 
 /// A boxed future that stays on its shard; one per operation or batch, never per event.

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::channel::{Channel, ChannelError};
+pub use crate::component::{Claim, OpenError};
 use crate::config::{ParseContext, PropertySpec};
 use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::SinkCounters;
-use crate::source::{Claim, OpenError};
 
 /// One row of the registry's table of sinks.
 pub struct SinkEntry {
