@@ -38,12 +38,17 @@ impl ChannelProcessor {
         self.channels.iter().all(|c| c.is_durable())
     }
 
-    /// Marks of this source that every durable channel has committed, or none.
+    /// Marks of this source in every durable channel that may be required.
     ///
-    /// With several channels a key counts only if all durable ones know it; the values are returned per
-    /// channel so that the source can resume from the furthest position that all have passed.
+    /// With several channels a key counts only if all of them know it; the values are returned per channel
+    /// so that the source can resume from the furthest position that all have passed. Channels that are
+    /// only ever optional do not count: they may have missed batches that nobody repeats.
     pub fn marks(&self, source: &str) -> Vec<Vec<SourceMark>> {
-        self.channels.iter().filter(|c| c.is_durable()).map(|c| c.marks(source)).collect()
+        let (_, selector) = &*self.route.borrow();
+        let channels = self.channels.iter().enumerate();
+        let counting =
+            channels.filter(|(index, channel)| channel.is_durable() && selector.may_require(*index));
+        counting.map(|(_, channel)| channel.marks(source)).collect()
     }
 
     /// Puts a batch: one transaction per required channel in turn, then the optional ones. Resolves when
@@ -67,6 +72,10 @@ impl ChannelProcessor {
             selector.select(batch)
         };
         for (channel, batch) in routes.required {
+            // Marks alone are nothing to a channel that forgets them.
+            if batch.is_empty() && !self.channels[channel].is_durable() {
+                continue;
+            }
             self.put(channel, batch).await?;
         }
         for (channel, batch) in routes.optional {

@@ -4,8 +4,9 @@
 
 use crate::channel::{ChannelEntry, memory};
 use crate::interceptor::InterceptorEntry;
+use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::SinkEntry;
-use crate::sink_processor::ProcessorEntry;
+use crate::sink_processor::{self, ProcessorEntry};
 use crate::source::SourceEntry;
 
 /// Every source.
@@ -21,4 +22,7 @@ pub const SINKS: &[SinkEntry] = &[];
 pub const INTERCEPTORS: &[InterceptorEntry] = &[];
 
 /// Every sink processor.
-pub const SINK_PROCESSORS: &[ProcessorEntry] = &[];
+pub const SINK_PROCESSORS: &[ProcessorEntry] = &[sink_processor::default::ENTRY];
+
+/// Every channel selector.
+pub const SELECTORS: &[SelectorEntry] = &[replicating::ENTRY, multiplexing::ENTRY, load_balancing::ENTRY];

@@ -12,7 +12,7 @@ use crate::config::{ComponentSettings, Diagnostic, Kind, Location, ParseContext,
 use crate::event::{EventBatch, Headers};
 use crate::io::Io;
 use crate::metrics::{ChannelCounters, SinkCounters, SourceCounters};
-use crate::selector::{ChannelSelector, Routes};
+use crate::selector::replicating::Replicating;
 use crate::sink::SinkContext;
 use crate::source::SourceContext;
 
@@ -69,7 +69,11 @@ pub fn source_context(io: &Io, channel: Rc<dyn Channel>) -> SourceContext {
         agent: "a1".into(),
         shard: Shard { index: 0, count: 1 },
         io: io.clone(),
-        channels: Rc::new(ChannelProcessor::new(Vec::new(), Box::new(OneChannel), vec![channel])),
+        channels: Rc::new(ChannelProcessor::new(
+            Vec::new(),
+            Box::new(Replicating::new(1, &[])),
+            vec![channel],
+        )),
         counters: Arc::<SourceCounters>::default(),
     }
 }
@@ -137,11 +141,4 @@ pub async fn expect_bodies(io: &Io, channel: &dyn Channel, count: usize) -> Vec<
 /// Counters for a channel that is made by hand.
 pub fn channel_counters() -> Arc<ChannelCounters> {
     Arc::default()
-}
-
-struct OneChannel;
-impl ChannelSelector for OneChannel {
-    fn select(&mut self, batch: EventBatch) -> Routes {
-        Routes { required: vec![(0, batch)], optional: Vec::new() }
-    }
 }

@@ -8,6 +8,8 @@ use crate::config::{ParseContext, PropertySpec};
 use crate::io::{Io, LocalBoxFuture};
 use crate::sink::{DeliveryError, Sink, Status};
 
+pub mod default;
+
 /// One row of the registry's table of sink processors.
 pub struct ProcessorEntry {
     /// Flume's alias.
