@@ -21,8 +21,19 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod buffer;
+mod claim;
+mod kernel;
 pub mod machine;
+mod mmap;
+mod net;
+mod path;
+mod portable;
+mod runtime;
 pub mod stop;
+mod uring;
+mod watch;
+
+pub use runtime::{pin_to_core, run_local};
 
 /// A boxed future that stays on its shard; one per operation or batch, never per event.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -310,9 +321,26 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::ta
 }
 
 /// Runs blocking work on a helper thread; for foreign blocking libraries and page faults only.
+///
+/// Dropping the future does not stop the work.
 pub async fn off_core<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    let job = tokio::task::spawn_blocking(move || {
+        runtime::leave_core();
+        work()
+    });
+    match job.await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is going down, and the task that waits here with it.
+        Err(Err(_cancelled)) => std::future::pending().await,
     }
+}
+
+/// The next number of a SplitMix64 sequence: quick, and good enough for names and jitter.
+fn split_mix(state: &std::cell::Cell<u64>) -> u64 {
+    state.set(state.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+    let mut z = state.get();
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
