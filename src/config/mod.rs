@@ -3,6 +3,8 @@
 
 pub mod context;
 pub mod diagnostic;
+pub mod model;
+pub mod nearest;
 pub mod property;
 
 pub use context::{ComponentSettings, Kind, ParseContext, Setting};

@@ -1,0 +1,465 @@
+//! Starts the shards, opens everything in Flume's order, reloads, and stops it all again.
+//!
+//! Runs on the control thread: signals, reload and metrics live here, events never pass through.
+//! Flume: `org.apache.flume.node.Application`. Order at the start: channels, sinks, sources; at the stop:
+//! sources, sinks (draining for a bounded time), channels.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::lane;
+use super::plan::{self, Plan};
+use super::shard::{Command, Order, Report, Seat, ShardState};
+use super::{AgentError, Options};
+use crate::component::{Claim, Shard};
+use crate::config::model::AgentConfig;
+use crate::config::{ComponentSettings, Diagnostic, Severity};
+use crate::io::stop::{self, Phase, StopHandle};
+use crate::io::{EngineKind, Io, Lock, Transport, machine, pin_to_core, run_local};
+
+/// A new configuration to change to, while the agent runs.
+pub type Reload = mpsc::UnboundedReceiver<AgentConfig>;
+
+/// Runs an agent until a signal stops it. Blocks the calling thread, which becomes the control thread.
+///
+/// # Errors
+/// See [`AgentError`]. What was opened before the failure is closed again.
+pub fn run(config: AgentConfig, options: Options, reload: Option<Reload>) -> Result<(), AgentError> {
+    let mut diagnostics = Vec::new();
+    let plan = plan::compile(&config, &mut diagnostics);
+    let (Some(plan), false) = (plan, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
+        return Err(AgentError::Config(diagnostics));
+    };
+    let engine = options.engine.unwrap_or(EngineKind::Uring);
+    let shards = options.shards.unwrap_or_else(machine::cores).max(1);
+    run_local(EngineKind::Portable, |io| async move {
+        let mut supervisor = Supervisor::start_shards(io, engine, shards, options.stop_timeout)?;
+        let result = supervisor.live(Arc::new(plan), reload, &options).await;
+        supervisor.quit().await;
+        result
+    })
+    .map_err(|error| AgentError::Run(format!("the control thread's runtime does not start: {error}")))?
+}
+
+struct ShardHandle {
+    orders: mpsc::UnboundedSender<Order>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+struct Supervisor {
+    io: Io,
+    shards: Vec<ShardHandle>,
+    stop_timeout: Duration,
+    now: StopHandle,
+    /// Ports this process has claimed.
+    ports: HashMap<Claim, Box<dyn Lock>>,
+}
+
+impl Supervisor {
+    fn start_shards(
+        io: Io,
+        engine: EngineKind,
+        count: usize,
+        stop_timeout: Duration,
+    ) -> Result<Self, AgentError> {
+        let (now, now_view) = stop::channel();
+        let cores = machine::cores();
+        tracing::info!(
+            shards = count,
+            cores,
+            %engine,
+            "millrace {}: {} on engine {engine}",
+            env!("CARGO_PKG_VERSION"),
+            if count == 1 { "one shard".to_owned() } else { format!("{count} shards") },
+        );
+        let mut shards = Vec::with_capacity(count);
+        for index in 0..count {
+            let (orders, receiver) = mpsc::unbounded_channel();
+            let now = now_view.clone();
+            let thread = thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || {
+                    // More shards than cores: leave placement to the kernel.
+                    if count <= cores && count > 1 {
+                        if let Err(error) = pin_to_core(index) {
+                            tracing::debug!(shard = index, %error, "not pinned to its core");
+                        }
+                    }
+                    let shard = Shard { index, count };
+                    let ended = run_local(engine, |io| ShardState::new(shard, io, now).run(receiver));
+                    if let Err(error) = ended {
+                        tracing::error!(shard = index, %error, "the shard's {engine} engine does not start; try --engine portable");
+                    }
+                })
+                .map_err(|e| AgentError::Run(format!("cannot start the thread of shard {index}: {e}")))?;
+            shards.push(ShardHandle { orders, thread: Some(thread) });
+        }
+        Ok(Self { io, shards, stop_timeout, now, ports: HashMap::new() })
+    }
+
+    /// Sends one command to every shard and waits for all answers.
+    async fn all(&self, command: impl FnMut(usize) -> Command) -> Result<Report, AgentError> {
+        let mut answers = Vec::new();
+        let mut command = command;
+        for (index, shard) in self.shards.iter().enumerate() {
+            let (answer, receiver) = oneshot::channel();
+            let sent = shard.orders.send((command(index), answer));
+            sent.map_err(|_| AgentError::Run(format!("shard {index} has ended")))?;
+            answers.push(receiver);
+        }
+        let mut report = Report::default();
+        for (index, answer) in answers.into_iter().enumerate() {
+            let part = answer.await.map_err(|_| AgentError::Run(format!("shard {index} has ended")))?;
+            report.failed.extend(part.failed);
+            report.opened.extend(part.opened);
+        }
+        // Every shard says the same of what runs on all of them.
+        let mut seen = HashSet::new();
+        report.opened.retain(|line| seen.insert(line.clone()));
+        let mut seen = HashSet::new();
+        report.failed.retain(|d| seen.insert(d.to_string()));
+        Ok(report)
+    }
+
+    async fn live(
+        &mut self,
+        plan: Arc<Plan>,
+        reload: Option<Reload>,
+        options: &Options,
+    ) -> Result<(), AgentError> {
+        let unusable = |error| AgentError::Run(format!("cannot handle signals: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(unusable)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(unusable)?;
+
+        let all = Parts::all(&plan);
+        if let Err(error) = self.open(&plan, &all).await {
+            let _ = self.close(&plan, &all).await;
+            return Err(error);
+        }
+        tracing::info!(agent = %plan.agent, "started");
+        let mut plan = plan;
+        let mut reload = reload;
+        loop {
+            let next = async {
+                match &mut reload {
+                    Some(reload) => match reload.recv().await {
+                        Some(config) => config,
+                        None => std::future::pending().await,
+                    },
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                config = next => plan = self.change(plan, config).await?,
+            }
+        }
+        let limit = options.stop_timeout;
+        tracing::info!(agent = %plan.agent, "stopping: sources, then sinks drain for at most {} s, then channels", limit.as_secs());
+        let now = self.now.clone();
+        let parts = Parts::all(&plan);
+        let close = self.close(&plan, &parts);
+        tokio::pin!(close);
+        let forced = tokio::select! {
+            closed = &mut close => { closed?; false }
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+        };
+        if forced {
+            tracing::warn!(agent = %plan.agent, "second signal: stopping at once; what was acknowledged is safe");
+            now.request(Phase::Now);
+            close.await?;
+        }
+        tracing::info!(agent = %plan.agent, "stopped");
+        Ok(())
+    }
+
+    /// Opens parts of a plan: ports claimed, then channels, sinks, sources.
+    async fn open(&mut self, plan: &Arc<Plan>, parts: &Parts) -> Result<(), AgentError> {
+        self.claim_ports(plan, parts).await?;
+        let report = self.all(|_| Command::OpenChannels(plan.clone(), parts.channels.clone())).await?;
+        self.opened(report)?;
+        let mut seats = self.seats(plan, &parts.runners);
+        let report =
+            self.all(|shard| Command::OpenSinks(plan.clone(), std::mem::take(&mut seats[shard]))).await?;
+        self.opened(report)?;
+        let report = self.all(|_| Command::OpenSources(plan.clone(), parts.sources.clone())).await?;
+        self.opened(report)
+    }
+
+    fn opened(&self, report: Report) -> Result<(), AgentError> {
+        if !report.failed.is_empty() {
+            return Err(AgentError::Open(report.failed));
+        }
+        for (subject, what) in report.opened {
+            tracing::info!("{subject}: {what}");
+        }
+        Ok(())
+    }
+
+    /// Claims the TCP and UDP ports of sources, so that a second process on one is refused although the
+    /// shards of this one share it.
+    async fn claim_ports(&mut self, plan: &Plan, parts: &Parts) -> Result<(), AgentError> {
+        let mut failed = Vec::new();
+        for source in parts.sources.iter().map(|index| &plan.sources[*index]) {
+            for claim in source.config.claims() {
+                let (host, port, transport) = match &claim {
+                    Claim::Tcp(host, port) => (host, *port, Transport::Tcp),
+                    Claim::Udp(host, port) => (host, *port, Transport::Udp),
+                    Claim::Path(_) => continue,
+                };
+                if port == 0 || self.ports.contains_key(&claim) {
+                    continue;
+                }
+                let address = match self.io.resolve(host, port).await {
+                    Ok(addresses) if !addresses.is_empty() => addresses[0],
+                    // The source says what is wrong with the host name when it opens.
+                    _ => continue,
+                };
+                match self.io.claim_port(address, transport) {
+                    Ok(lock) => {
+                        self.ports.insert(claim, lock);
+                    }
+                    Err(error) => {
+                        failed.push(port_complaint(&source.settings, port, address, transport, &error))
+                    }
+                }
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { Err(AgentError::Open(failed)) }
+    }
+
+    /// Who hosts which lane and who feeds it.
+    fn seats(&self, plan: &Plan, runners: &[usize]) -> Vec<Vec<Seat>> {
+        let shards = self.shards.len();
+        let mut seats: Vec<Vec<Seat>> = (0..shards).map(|_| Vec::new()).collect();
+        for &runner in runners {
+            let channels = plan.runners[runner].channels();
+            for lane in 0..plan.runners[runner].lane_count(shards) {
+                let home = plan.lane_home(runner, lane, shards);
+                let mut others = Vec::new();
+                let mut own = false;
+                for shard in 0..shards {
+                    if !plan.lane_of_shard(runner, shard, shards).contains(&lane) {
+                        continue;
+                    }
+                    if shard == home {
+                        own = true;
+                        continue;
+                    }
+                    for &channel in &channels {
+                        let (sender, receiver) = lane::handover();
+                        seats[shard].push(Seat::Feed { runner, channel, lane: sender });
+                        others.push((channel, receiver));
+                    }
+                }
+                seats[home].push(Seat::Host { runner, lane, own, others });
+            }
+        }
+        seats
+    }
+
+    /// Stops parts of a plan: sources, sinks, channels; gives their ports back.
+    async fn close(&mut self, plan: &Arc<Plan>, parts: &Parts) -> Result<(), AgentError> {
+        let limit = self.stop_timeout;
+        let names: Vec<_> = parts.sources.iter().map(|s| plan.sources[*s].name.clone()).collect();
+        self.all(|_| Command::StopSources(names.clone(), limit)).await?;
+        for source in parts.sources.iter().map(|s| &plan.sources[*s]) {
+            for claim in source.config.claims() {
+                self.ports.remove(&claim);
+            }
+        }
+        let names: Vec<_> = parts.runners.iter().map(|r| plan.runners[*r].name.clone()).collect();
+        self.all(|_| Command::StopSinks(names.clone(), limit)).await?;
+        let names: Vec<_> = parts.channels.iter().map(|c| plan.channels[*c].name.clone()).collect();
+        self.all(|_| Command::CloseChannels(names.clone())).await?;
+        Ok(())
+    }
+
+    /// Changes to a new configuration: only what changed, or is connected to a channel that changed, is
+    /// stopped and started; other channels keep their events. A bad configuration leaves the old flow.
+    async fn change(&mut self, old: Arc<Plan>, config: AgentConfig) -> Result<Arc<Plan>, AgentError> {
+        let mut diagnostics = Vec::new();
+        let new = plan::compile(&config, &mut diagnostics);
+        for diagnostic in &diagnostics {
+            tracing::warn!("{diagnostic}");
+        }
+        let (Some(mut new), false) = (new, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
+            tracing::error!(agent = %old.agent, "the new configuration is not usable; the old flow goes on");
+            return Ok(old);
+        };
+        let kept = keep_unchanged(&old, &mut new);
+        let new = Arc::new(new);
+        let gone = kept.rest_of(&old);
+        let fresh = kept.rest_of(&new);
+        tracing::info!(
+            agent = %new.agent,
+            "configuration changed: {} components stop, {} start, the others go on",
+            gone.len(),
+            fresh.len(),
+        );
+        self.close(&old, &gone).await?;
+        match self.open(&new, &fresh).await {
+            Ok(()) => Ok(new),
+            Err(AgentError::Open(failed)) => {
+                for diagnostic in failed {
+                    tracing::error!("{diagnostic}");
+                }
+                tracing::error!(agent = %old.agent, "the new configuration cannot be opened; going back to the old one");
+                self.close(&new, &fresh).await?;
+                self.open(&old, &gone).await?;
+                Ok(old)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn quit(&mut self) {
+        for shard in &self.shards {
+            let _ = shard.orders.send((Command::Quit, oneshot::channel().0));
+        }
+        for thread in self.shards.iter_mut().filter_map(|s| s.thread.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a shard ended with a panic; please report it");
+            }
+        }
+    }
+}
+
+/// Parts of a plan, as indices into it.
+#[derive(Debug, Default)]
+struct Parts {
+    sources: Vec<usize>,
+    channels: Vec<usize>,
+    runners: Vec<usize>,
+}
+
+impl Parts {
+    fn all(plan: &Plan) -> Self {
+        Self {
+            sources: (0..plan.sources.len()).collect(),
+            channels: (0..plan.channels.len()).collect(),
+            runners: (0..plan.runners.len()).collect(),
+        }
+    }
+    fn len(&self) -> usize {
+        self.sources.len() + self.channels.len() + self.runners.len()
+    }
+}
+
+/// Names of components that go on through a reload.
+#[derive(Debug, Default)]
+struct Kept {
+    sources: HashSet<Arc<str>>,
+    channels: HashSet<Arc<str>>,
+    runners: HashSet<Arc<str>>,
+}
+
+impl Kept {
+    fn rest_of(&self, plan: &Plan) -> Parts {
+        let rest = |count: usize, kept: &dyn Fn(usize) -> bool| (0..count).filter(|i| !kept(*i)).collect();
+        Parts {
+            sources: rest(plan.sources.len(), &|i| self.sources.contains(&plan.sources[i].name)),
+            channels: rest(plan.channels.len(), &|i| self.channels.contains(&plan.channels[i].name)),
+            runners: rest(plan.runners.len(), &|i| self.runners.contains(&plan.runners[i].name)),
+        }
+    }
+}
+
+/// Two components are the same if their settings are, wherever in the file they stand.
+fn same(a: &ComponentSettings, b: &ComponentSettings) -> bool {
+    let plain = |s: &ComponentSettings| -> Vec<(String, String)> {
+        s.settings.iter().map(|(k, v)| (k.clone(), v.value.clone())).collect()
+    };
+    plain(a) == plain(b)
+}
+
+/// Finds what goes on, and moves its parsed config and counters from the old plan to the new one.
+fn keep_unchanged(old: &Plan, new: &mut Plan) -> Kept {
+    let mut kept = Kept::default();
+    for channel in &mut new.channels {
+        if let Some(before) =
+            old.channels.iter().find(|c| same(&c.settings, &channel.settings) && c.name == channel.name)
+        {
+            channel.config = before.config.clone();
+            channel.counters = before.counters.clone();
+            kept.channels.insert(channel.name.clone());
+        }
+    }
+    let channel_names: Vec<Arc<str>> = new.channels.iter().map(|c| c.name.clone()).collect();
+    for source in &mut new.sources {
+        let behind_kept = source.channels.iter().all(|c| kept.channels.contains(&channel_names[*c]));
+        let before =
+            old.sources.iter().find(|s| s.name == source.name && same(&s.settings, &source.settings));
+        if let (Some(before), true) = (before, behind_kept) {
+            source.config = before.config.clone();
+            source.counters = before.counters.clone();
+            kept.sources.insert(source.name.clone());
+        }
+    }
+    for runner in &mut new.runners {
+        let behind_kept = runner.sinks.iter().all(|s| kept.channels.contains(&channel_names[s.channel]));
+        let before = old.runners.iter().find(|r| {
+            let same_group = match (&r.group, &runner.group) {
+                (Some(a), Some(b)) => same(a, b),
+                (None, None) => true,
+                _ => false,
+            };
+            let same_sinks = r.sinks.len() == runner.sinks.len()
+                && r.sinks
+                    .iter()
+                    .zip(&runner.sinks)
+                    .all(|(a, b)| a.name == b.name && same(&a.settings, &b.settings));
+            r.name == runner.name && same_group && same_sinks
+        });
+        if let (Some(before), true) = (before, behind_kept) {
+            for (sink, before) in runner.sinks.iter_mut().zip(&before.sinks) {
+                sink.config = before.config.clone();
+                sink.counters = before.counters.clone();
+            }
+            kept.runners.insert(runner.name.clone());
+        }
+    }
+    kept
+}
+
+fn port_complaint(
+    settings: &ComponentSettings,
+    port: u16,
+    address: std::net::SocketAddr,
+    transport: Transport,
+    error: &std::io::Error,
+) -> Diagnostic {
+    let (protocol, option) = match transport {
+        Transport::Tcp => ("TCP", "-ltnp"),
+        Transport::Udp => ("UDP", "-lunp"),
+    };
+    let key =
+        if settings.settings.contains_key("port") { settings.full_key("port") } else { settings.subject() };
+    let message = match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("{protocol} port {port} on {} is in use", address.ip()),
+        std::io::ErrorKind::AddrNotAvailable => format!("{} is not an address of this machine", address.ip()),
+        std::io::ErrorKind::PermissionDenied => format!("no permission to listen on {protocol} port {port}"),
+        _ => format!("cannot listen on {protocol} {address}: {error}"),
+    };
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "see who has it: ss {option} 'sport = :{port}' ; stop that program or choose another port"
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "use a port above 1023, or give the program CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => "check bind and port".to_owned(),
+    };
+    let location =
+        settings.settings.get("port").map(|s| s.location.clone()).or_else(|| settings.listed.clone());
+    Diagnostic::error(key, message).value(port.to_string()).at(location).hint(hint)
+}
