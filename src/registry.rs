@@ -6,7 +6,7 @@ use crate::channel::{ChannelEntry, memory};
 use crate::interceptor::InterceptorEntry;
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::SinkEntry;
-use crate::sink_processor::{self, ProcessorEntry};
+use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
 use crate::source::SourceEntry;
 
 /// Every source.
@@ -22,7 +22,8 @@ pub const SINKS: &[SinkEntry] = &[];
 pub const INTERCEPTORS: &[InterceptorEntry] = &[];
 
 /// Every sink processor.
-pub const SINK_PROCESSORS: &[ProcessorEntry] = &[sink_processor::default::ENTRY];
+pub const SINK_PROCESSORS: &[ProcessorEntry] =
+    &[sink_processor::default::ENTRY, failover::ENTRY, load_balance::ENTRY];
 
 /// Every channel selector.
 pub const SELECTORS: &[SelectorEntry] = &[replicating::ENTRY, multiplexing::ENTRY, load_balancing::ENTRY];

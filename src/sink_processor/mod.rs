@@ -9,6 +9,8 @@ use crate::io::{Io, LocalBoxFuture};
 use crate::sink::{DeliveryError, Sink, Status};
 
 pub mod default;
+pub mod failover;
+pub mod load_balance;
 
 /// One row of the registry's table of sink processors.
 pub struct ProcessorEntry {
@@ -44,4 +46,88 @@ pub trait SinkProcessor {
     fn process(&mut self) -> LocalBoxFuture<'_, Result<Status, DeliveryError>>;
     /// Every sink of the group, for ticks and stop.
     fn sinks_mut(&mut self) -> &mut [NamedSink];
+}
+
+/// The error when no sink of a group could deliver: Flume's words, and why each failed.
+fn all_failed(what: &str, sinks: &[NamedSink], errors: Vec<Option<DeliveryError>>) -> DeliveryError {
+    let reasons: Vec<String> = sinks
+        .iter()
+        .zip(errors)
+        .filter_map(|(sink, error)| Some(format!("{}: {}", sink.name, error?)))
+        .collect();
+    match reasons.is_empty() {
+        true => DeliveryError::Destination(format!("{what} (all rest after earlier failures)")),
+        false => DeliveryError::Destination(format!("{what} ({})", reasons.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Sinks that answer as a test tells them.
+
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    pub(super) enum Answer {
+        Ready,
+        Empty,
+        Backoff,
+        Fail,
+    }
+
+    #[derive(Clone, Default)]
+    pub(super) struct Script(Rc<RefCell<(Vec<Answer>, Vec<usize>)>>);
+    impl Script {
+        pub(super) fn answers(&self, answers: &[Answer]) {
+            self.0.borrow_mut().0 = answers.to_vec();
+        }
+        /// Which sinks were asked since the last time, in order.
+        pub(super) fn asked(&self) -> Vec<usize> {
+            std::mem::take(&mut self.0.borrow_mut().1)
+        }
+    }
+
+    struct Scripted(usize, Script);
+    impl Sink for Scripted {
+        fn process(&mut self) -> LocalBoxFuture<'_, Result<Status, DeliveryError>> {
+            let mut script = self.1.0.borrow_mut();
+            script.1.push(self.0);
+            let answer = match script.0[self.0] {
+                Answer::Ready => Ok(Status::Ready),
+                Answer::Empty => Ok(Status::Empty),
+                Answer::Backoff => Ok(Status::Backoff),
+                Answer::Fail => Err(DeliveryError::Destination("broken".to_owned())),
+            };
+            Box::pin(std::future::ready(answer))
+        }
+        fn stop(&mut self) -> LocalBoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    /// Sinks `k1`, `k2` … under one script.
+    pub(super) fn scripted(count: usize) -> (Vec<NamedSink>, Script) {
+        let script = Script::default();
+        let sink = |index: usize| NamedSink {
+            name: format!("k{}", index + 1).into(),
+            sink: Box::new(Scripted(index, script.clone())),
+        };
+        ((0..count).map(sink).collect(), script)
+    }
+
+    /// Runs a future that never waits.
+    pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(value) => value,
+            std::task::Poll::Pending => panic!("the future waits"),
+        }
+    }
 }
