@@ -3,6 +3,59 @@
 //! Flume: `org.apache.flume.instrumentation.{SourceCounter,ChannelCounter,SinkCounter}`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub mod directory;
+pub mod ganglia;
+pub mod render;
+pub mod server;
+
+/// What a value means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// Only rises while the component runs.
+    Count,
+    /// Goes up and down.
+    Gauge,
+    /// 0 or 1; Flume writes `false` or `true`.
+    Flag,
+}
+
+/// A value's name and meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueInfo {
+    /// Flume's key, for example `EventReceivedCount`.
+    pub key: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// Count, gauge or flag.
+    pub kind: ValueKind,
+}
+
+/// Values that only some components of a kind have, for example a file channel's `Unhealthy`.
+#[derive(Debug, Default)]
+pub struct Extras(Mutex<Vec<(ValueInfo, Arc<Counter>)>>);
+
+impl Extras {
+    /// The value of this key, made when it is first asked for. Called when a component is opened, not per
+    /// batch; the shards of a component get the same one.
+    pub fn value(&self, info: ValueInfo) -> Arc<Counter> {
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match values.iter().find(|(i, _)| i.key == info.key) {
+            Some((_, counter)) => Arc::clone(counter),
+            None => {
+                let counter = Arc::<Counter>::default();
+                values.push((info, Arc::clone(&counter)));
+                counter
+            }
+        }
+    }
+    /// All values, in the order they were first asked for.
+    pub fn snapshot(&self) -> Vec<(ValueInfo, u64)> {
+        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        values.iter().map(|(info, counter)| (*info, counter.value())).collect()
+    }
+}
 
 /// One counter or gauge.
 #[derive(Debug, Default)]
@@ -28,14 +81,27 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $key:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $(#[doc = $field_doc:literal] $kind:ident $field:ident = $key:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
-        pub struct $name { $($(#[$field_doc])* pub $field: Counter),* }
+        pub struct $name {
+            $(#[doc = $field_doc] pub $field: Counter,)*
+            /// Values that only some components of this kind have.
+            pub extras: Extras,
+        }
         impl $name {
-            /// Flume's key and the counter, in the order of the declaration.
+            /// Flume's key and the counter, in the order of the declaration, without the extras.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
                 [$(($key, &self.$field)),*].into_iter()
+            }
+            /// Every value with its meaning, extras last.
+            pub fn snapshot(&self) -> Vec<(ValueInfo, u64)> {
+                let mut values = vec![$((
+                    ValueInfo { key: $key, doc: $field_doc.trim_ascii(), kind: ValueKind::$kind },
+                    self.$field.value(),
+                )),*];
+                values.extend(self.extras.snapshot());
+                values
             }
         }
     };
@@ -45,25 +111,25 @@ counters! {
     /// Counters of a source.
     SourceCounters {
         /// Events that arrived.
-        event_received = "EventReceivedCount",
+        Count event_received = "EventReceivedCount",
         /// Events the channels took.
-        event_accepted = "EventAcceptedCount",
+        Count event_accepted = "EventAcceptedCount",
         /// Single-event appends that arrived.
-        append_received = "AppendReceivedCount",
+        Count append_received = "AppendReceivedCount",
         /// Single-event appends the channels took.
-        append_accepted = "AppendAcceptedCount",
+        Count append_accepted = "AppendAcceptedCount",
         /// Batches that arrived.
-        append_batch_received = "AppendBatchReceivedCount",
+        Count append_batch_received = "AppendBatchReceivedCount",
         /// Batches the channels took.
-        append_batch_accepted = "AppendBatchAcceptedCount",
+        Count append_batch_accepted = "AppendBatchAcceptedCount",
         /// Connections open now.
-        open_connection = "OpenConnectionCount",
+        Gauge open_connection = "OpenConnectionCount",
         /// Events that could not be read.
-        event_read_fail = "EventReadFail",
+        Count event_read_fail = "EventReadFail",
         /// Batches a channel refused.
-        channel_write_fail = "ChannelWriteFail",
+        Count channel_write_fail = "ChannelWriteFail",
         /// Other failures.
-        generic_processing_fail = "GenericProcessingFail",
+        Count generic_processing_fail = "GenericProcessingFail",
     }
 }
 
@@ -71,17 +137,17 @@ counters! {
     /// Counters of a channel.
     ChannelCounters {
         /// Events waiting now.
-        channel_size = "ChannelSize",
+        Gauge channel_size = "ChannelSize",
         /// Most events that may wait.
-        channel_capacity = "ChannelCapacity",
+        Gauge channel_capacity = "ChannelCapacity",
         /// Events tried to put.
-        event_put_attempt = "EventPutAttemptCount",
+        Count event_put_attempt = "EventPutAttemptCount",
         /// Events tried to take.
-        event_take_attempt = "EventTakeAttemptCount",
+        Count event_take_attempt = "EventTakeAttemptCount",
         /// Events put.
-        event_put_success = "EventPutSuccessCount",
+        Count event_put_success = "EventPutSuccessCount",
         /// Events taken.
-        event_take_success = "EventTakeSuccessCount",
+        Count event_take_success = "EventTakeSuccessCount",
     }
 }
 
@@ -89,24 +155,24 @@ counters! {
     /// Counters of a sink.
     SinkCounters {
         /// Connections or files opened.
-        connection_created = "ConnectionCreatedCount",
+        Count connection_created = "ConnectionCreatedCount",
         /// Connections or files closed.
-        connection_closed = "ConnectionClosedCount",
+        Count connection_closed = "ConnectionClosedCount",
         /// Connections or files that could not be opened.
-        connection_failed = "ConnectionFailedCount",
+        Count connection_failed = "ConnectionFailedCount",
         /// Batches without an event.
-        batch_empty = "BatchEmptyCount",
+        Count batch_empty = "BatchEmptyCount",
         /// Batches smaller than the batch size.
-        batch_underflow = "BatchUnderflowCount",
+        Count batch_underflow = "BatchUnderflowCount",
         /// Full batches.
-        batch_complete = "BatchCompleteCount",
+        Count batch_complete = "BatchCompleteCount",
         /// Events tried to deliver.
-        event_drain_attempt = "EventDrainAttemptCount",
+        Count event_drain_attempt = "EventDrainAttemptCount",
         /// Events delivered and committed.
-        event_drain_success = "EventDrainSuccessCount",
+        Count event_drain_success = "EventDrainSuccessCount",
         /// Failed deliveries.
-        event_write_fail = "EventWriteFail",
+        Count event_write_fail = "EventWriteFail",
         /// Failed takes.
-        channel_read_fail = "ChannelReadFail",
+        Count channel_read_fail = "ChannelReadFail",
     }
 }
