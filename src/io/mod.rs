@@ -28,8 +28,11 @@ mod mmap;
 mod net;
 mod path;
 mod portable;
+pub mod probe;
 mod runtime;
 pub mod stop;
+#[cfg(test)]
+mod tests;
 mod uring;
 mod watch;
 

@@ -52,8 +52,8 @@ pub(super) fn same_file(path: &Path, a: &impl AsFd, b: &impl AsFd) -> io::Result
 
 /// Checks a direct write against the rule that all engines share, so that a mistake shows in all of them.
 pub(super) fn check_direct(data: &[u8], offset: u64) -> io::Result<()> {
-    let block = BLOCK as u64;
-    if data.as_ptr() as usize % BLOCK == 0 && data.len() % BLOCK == 0 && offset % block == 0 {
+    let address = data.as_ptr() as usize as u64;
+    if [address, data.len() as u64, offset].iter().all(|n| n.is_multiple_of(BLOCK as u64)) {
         return Ok(());
     }
     Err(io::Error::new(
