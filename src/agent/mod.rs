@@ -9,6 +9,7 @@ use crate::config::Diagnostic;
 use crate::io::EngineKind;
 
 pub mod lane;
+mod monitor;
 pub mod plan;
 pub mod runner;
 mod shard;

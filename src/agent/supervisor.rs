@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::lane;
+use super::monitor::Monitor;
 use super::plan::{self, Plan};
 use super::shard::{Command, Order, Report, Seat, ShardState};
 use super::{AgentError, Options};
@@ -38,7 +39,8 @@ pub fn run(config: AgentConfig, options: Options, reload: Option<Reload>) -> Res
     let engine = options.engine.unwrap_or(EngineKind::Uring);
     let shards = options.shards.unwrap_or_else(machine::cores).max(1);
     run_local(EngineKind::Portable, |io| async move {
-        let mut supervisor = Supervisor::start_shards(io, engine, shards, options.stop_timeout)?;
+        let monitor = Monitor::start(&io, &options.system_properties).await?;
+        let mut supervisor = Supervisor::start_shards(io, monitor, engine, shards, options.stop_timeout)?;
         let result = supervisor.live(Arc::new(plan), reload, &options).await;
         supervisor.quit().await;
         result
@@ -56,6 +58,7 @@ struct Supervisor {
     shards: Vec<ShardHandle>,
     stop_timeout: Duration,
     now: StopHandle,
+    monitor: Monitor,
     /// Ports this process has claimed.
     ports: HashMap<Claim, Box<dyn Lock>>,
 }
@@ -63,6 +66,7 @@ struct Supervisor {
 impl Supervisor {
     fn start_shards(
         io: Io,
+        monitor: Monitor,
         engine: EngineKind,
         count: usize,
         stop_timeout: Duration,
@@ -99,7 +103,7 @@ impl Supervisor {
                 .map_err(|e| AgentError::Run(format!("cannot start the thread of shard {index}: {e}")))?;
             shards.push(ShardHandle { orders, thread: Some(thread) });
         }
-        Ok(Self { io, shards, stop_timeout, now, ports: HashMap::new() })
+        Ok(Self { io, shards, stop_timeout, now, monitor, ports: HashMap::new() })
     }
 
     /// Sends one command to every shard and waits for all answers.
@@ -190,7 +194,9 @@ impl Supervisor {
             self.all(|shard| Command::OpenSinks(plan.clone(), std::mem::take(&mut seats[shard]))).await?;
         self.opened(report)?;
         let report = self.all(|_| Command::OpenSources(plan.clone(), parts.sources.clone())).await?;
-        self.opened(report)
+        self.opened(report)?;
+        self.monitor.opened(plan, parts);
+        Ok(())
     }
 
     fn opened(&self, report: Report) -> Result<(), AgentError> {
@@ -279,6 +285,7 @@ impl Supervisor {
         self.all(|_| Command::StopSinks(names.clone(), limit)).await?;
         let names: Vec<_> = parts.channels.iter().map(|c| plan.channels[*c].name.clone()).collect();
         self.all(|_| Command::CloseChannels(names.clone())).await?;
+        self.monitor.closed(plan, parts);
         Ok(())
     }
 
@@ -306,7 +313,10 @@ impl Supervisor {
         );
         self.close(&old, &gone).await?;
         match self.open(&new, &fresh).await {
-            Ok(()) => Ok(new),
+            Ok(()) => {
+                self.monitor.removed(&old, &new);
+                Ok(new)
+            }
             Err(AgentError::Open(failed)) => {
                 for diagnostic in failed {
                     tracing::error!("{diagnostic}");
@@ -334,10 +344,10 @@ impl Supervisor {
 
 /// Parts of a plan, as indices into it.
 #[derive(Debug, Default)]
-struct Parts {
-    sources: Vec<usize>,
-    channels: Vec<usize>,
-    runners: Vec<usize>,
+pub(super) struct Parts {
+    pub(super) sources: Vec<usize>,
+    pub(super) channels: Vec<usize>,
+    pub(super) runners: Vec<usize>,
 }
 
 impl Parts {

@@ -18,3 +18,8 @@ pub fn memory_bytes() -> u64 {
     let total = total.unwrap_or(1 << 30);
     limit.map_or(total, |limit| limit.min(total))
 }
+
+/// This machine's name (`uname -n`).
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,1 +1,4 @@
 //! One integration binary: real processes, real sockets.
+
+mod crash;
+mod util;
