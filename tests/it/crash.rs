@@ -48,8 +48,13 @@ fn send_until_broken(mut stream: TcpStream, connection: String, until: Instant) 
                 Ok(0) | Err(_) => return bytes / 3,
                 Ok(count) => {
                     let shift = (bytes % 3) as usize;
-                    let wrong = buffer[..count].iter().enumerate().find(|(i, b)| **b != b"OK\n"[(i + shift) % 3]);
-                    assert!(wrong.is_none(), "not an OK: {:?}", String::from_utf8_lossy(&buffer[..count.min(300)]));
+                    let wrong =
+                        buffer[..count].iter().enumerate().find(|(i, b)| **b != b"OK\n"[(i + shift) % 3]);
+                    assert!(
+                        wrong.is_none(),
+                        "not an OK: {:?}",
+                        String::from_utf8_lossy(&buffer[..count.min(300)])
+                    );
                     bytes += count as u64;
                 }
             }
@@ -116,7 +121,8 @@ fn what_was_answered_by_ok_survives_kill_9() {
                 *slot = true;
             }
         }
-        let lost = seen.iter().find_map(|(c, s)| s.iter().position(|seen| !seen).map(|n| format!("{c} line {n}")));
+        let lost =
+            seen.iter().find_map(|(c, s)| s.iter().position(|seen| !seen).map(|n| format!("{c} line {n}")));
         lost
     };
     let mut last = String::new();
@@ -146,10 +152,14 @@ fn what_was_answered_by_ok_survives_kill_9() {
             *highest = number as i64;
         }
     }
-    let open: Vec<_> = files(&out).into_iter().filter(|f| f.extension().is_some_and(|e| e == "tmp")).collect();
+    let open: Vec<_> =
+        files(&out).into_iter().filter(|f| f.extension().is_some_and(|e| e == "tmp")).collect();
     assert!(open.is_empty(), "files left open: {open:?}");
     let duplicates = arrived.len() - seen.len();
-    eprintln!("{total} lines answered, {} arrived, {duplicates} of them twice, {rounds} kills", arrived.len());
+    eprintln!(
+        "{total} lines answered, {} arrived, {duplicates} of them twice, {rounds} kills",
+        arrived.len()
+    );
 }
 
 fn start(dir: &Path, port: u16) -> Agent {

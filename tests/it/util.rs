@@ -31,7 +31,8 @@ pub fn free_port() -> u16 {
 
 fn next() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    let time =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).wrapping_mul(7919).wrapping_add(time / 1000)
 }
 
