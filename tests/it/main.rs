@@ -1,4 +1,5 @@
 //! One integration binary: real processes, real sockets.
 
 mod crash;
+mod guide;
 mod util;
