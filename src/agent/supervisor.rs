@@ -20,6 +20,7 @@ use super::{AgentError, Options};
 use crate::component::{Claim, Shard};
 use crate::config::model::AgentConfig;
 use crate::config::{ComponentSettings, Diagnostic, Severity};
+use crate::io::probe::choose;
 use crate::io::stop::{self, Phase, StopHandle};
 use crate::io::{EngineKind, Io, Lock, Transport, machine, pin_to_core, run_local};
 
@@ -36,7 +37,10 @@ pub fn run(config: AgentConfig, options: Options, reload: Option<Reload>) -> Res
     let (Some(plan), false) = (plan, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
         return Err(AgentError::Config(diagnostics));
     };
-    let engine = options.engine.unwrap_or(EngineKind::Uring);
+    let (engine, why) = choose(options.engine);
+    if let Some(why) = why {
+        tracing::warn!("{why}");
+    }
     let shards = options.shards.unwrap_or_else(machine::cores).max(1);
     run_local(EngineKind::Portable, |io| async move {
         let monitor = Monitor::start(&io, &options.system_properties).await?;
