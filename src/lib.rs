@@ -28,5 +28,7 @@ pub mod agent;
 pub mod registry;
 // 6  edge
 pub mod cli;
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,5 +1,6 @@
 //! One integration binary: real processes, real sockets.
 
 mod crash;
+mod fuzz_corpus;
 mod guide;
 mod util;
