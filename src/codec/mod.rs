@@ -1,1 +1,5 @@
 //! Bytes to values and back, without I/O.
+
+pub mod charset;
+pub mod date_pattern;
+pub mod java_regex;

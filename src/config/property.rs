@@ -5,6 +5,9 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::codec::charset::Charset;
+use crate::codec::java_regex::JavaRegex;
+
 /// What `describe`, the generated reference and the unknown-key check need to know of a property.
 pub trait PropertySpec: Sync {
     /// Key below the component, for example `max-line-length`; for a family the prefix, `headers.`.
@@ -246,17 +249,24 @@ impl PropertyValue for CommaList {
     }
 }
 
-/// A regular expression, in the syntax Java and the `regex` crate share.
+/// A regular expression in Java's syntax.
 #[derive(Clone, Debug)]
-pub struct Pattern(pub regex::bytes::Regex);
+pub struct Pattern(pub JavaRegex);
 impl PropertyValue for Pattern {
     const KIND: &'static str = "regular expression";
     const EXAMPLE: &'static str = "^[0-9].*$";
     fn parse(text: &str) -> Result<Self, String> {
-        regex::bytes::Regex::new(text).map(Self).map_err(|e| {
-            let reason = e.to_string();
-            let last = reason.lines().last().unwrap_or_default().trim().to_owned();
-            format!("not a regular expression this program can run ({last}); look-around and back-references are not supported")
-        })
+        JavaRegex::new(text)
+            .map(Self)
+            .map_err(|e| format!("not a regular expression this program can run: {e}"))
+    }
+}
+
+/// A character set, under one of Java's names.
+impl PropertyValue for Charset {
+    const KIND: &'static str = "character set";
+    const EXAMPLE: &'static str = "UTF-8";
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::named(text).ok_or_else(|| "not a character set this program knows".to_owned())
     }
 }

@@ -238,7 +238,7 @@ mod tests {
     fn the_rest_is_bounded() {
         let mut group = Group::new(10_000);
         let mut rests = Vec::new();
-        group.step(0, [Ready, Ready, Fail]);
+        let _ = group.step(0, [Ready, Ready, Fail]);
         for _ in 0..40 {
             let mut waited = 0;
             while group.step(1000, [Ready, Ready, Fail]).0 == [1] {
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_rested_sink_with_nothing_to_do_stays_in_the_queue() {
         let mut group = Group::new(10_000);
-        group.step(0, [Ready, Ready, Fail]);
+        let _ = group.step(0, [Ready, Ready, Fail]);
         assert_eq!(group.step(2001, [Ready, Ready, Empty]), (vec![2], Ok(Status::Empty)));
         assert_eq!(
             group.step(0, [Ready, Ready, Backoff]),
