@@ -11,7 +11,7 @@ use crate::component::Shard;
 use crate::config::{ComponentSettings, Diagnostic, Kind, Location, ParseContext, Setting};
 use crate::event::{EventBatch, Headers};
 use crate::io::Io;
-use crate::metrics::{ChannelCounters, SinkCounters, SourceCounters};
+use crate::metrics::{SinkCounters, SourceCounters};
 use crate::selector::replicating::Replicating;
 use crate::sink::SinkContext;
 use crate::source::SourceContext;
@@ -138,7 +138,11 @@ pub async fn expect_bodies(io: &Io, channel: &dyn Channel, count: usize) -> Vec<
     }
 }
 
-/// Counters for a channel that is made by hand.
-pub fn channel_counters() -> Arc<ChannelCounters> {
-    Arc::default()
+/// Waits until the condition holds; panics after 10 s.
+pub async fn expect(io: &Io, condition: impl Fn() -> bool) {
+    let deadline = io.now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(io.now() < deadline, "not within 10 s");
+        io.sleep(Duration::from_millis(1)).await;
+    }
 }

@@ -279,3 +279,79 @@ impl Drop for LaneTake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{self, EngineKind, run_local, stop};
+    use crate::testing::{drain_bodies, memory_channel, put};
+
+    /// Takes at most `count` events; the transaction and the bodies.
+    async fn take(channel: &dyn Channel, count: usize) -> (Box<dyn TakeTransaction>, Vec<String>) {
+        let mut transaction = channel.begin_take().unwrap();
+        let batch = transaction.take(count).await.unwrap();
+        let bodies = batch.bodies().map(|b| String::from_utf8_lossy(b).into_owned()).collect();
+        (transaction, bodies)
+    }
+
+    #[test]
+    fn events_of_another_shard_arrive_in_order_and_are_committed_there() {
+        run_local(EngineKind::Portable, |io| async move {
+            let origin = memory_channel(&io, 100);
+            put(&*origin, &[], &["1", "2", "3"]).await;
+            put(&*origin, &[], &["4"]).await;
+            let (sender, receiver) = handover();
+            let (handle, view) = stop::channel();
+            io::spawn(feed(origin.clone(), sender, view));
+            let lane = LaneChannel::new("c1", 100, None, vec![receiver]);
+
+            lane.wait_ready().await;
+            let (first, bodies) = take(&*lane, 2).await;
+            assert_eq!(bodies, ["1", "2"]);
+            let (second, bodies) = take(&*lane, 9).await;
+            assert_eq!(bodies, ["3"]);
+            // Rolled back: comes again, before what follows.
+            drop(second);
+            first.commit().await.unwrap();
+            let (second, bodies) = take(&*lane, 9).await;
+            assert_eq!(bodies, ["3"]);
+            second.commit().await.unwrap();
+            let (third, bodies) = take(&*lane, 9).await;
+            assert_eq!(bodies, ["4"]);
+            // The lane goes away with the fourth event not committed: it is back where it came from.
+            drop(third);
+            drop(lane);
+            crate::testing::expect(&io, || origin.len() == 1).await;
+            assert_eq!(drain_bodies(&*origin).await, ["4"]);
+            drop(handle);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn own_and_other_shards_take_turns() {
+        run_local(EngineKind::Portable, |io| async move {
+            let (own, other) = (memory_channel(&io, 100), memory_channel(&io, 100));
+            for n in ["a", "b", "c"] {
+                put(&*own, &[], &[n]).await;
+                put(&*other, &[], &[&n.to_uppercase()]).await;
+            }
+            let (sender, receiver) = handover();
+            let (_handle, view) = stop::channel();
+            io::spawn(feed(other.clone(), sender, view));
+            let lane = LaneChannel::new("c1", 100, Some(own), vec![receiver]);
+            let mut all = Vec::new();
+            while all.len() < 6 {
+                lane.wait_ready().await;
+                let (transaction, bodies) = take(&*lane, 1).await;
+                transaction.commit().await.unwrap();
+                all.extend(bodies);
+            }
+            let (mine, theirs): (Vec<String>, Vec<String>) =
+                all.into_iter().partition(|b| b.chars().all(char::is_lowercase));
+            assert_eq!((mine.concat(), theirs.concat()), ("abc".into(), "ABC".into()));
+            crate::testing::expect(&io, || other.is_empty()).await;
+        })
+        .unwrap();
+    }
+}
