@@ -3,7 +3,10 @@
 //! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
 
 use crate::channel::{ChannelEntry, memory};
-use crate::interceptor::InterceptorEntry;
+use crate::interceptor::{
+    InterceptorEntry, fixed, host, regex_extractor, regex_filter, remove_header, search_replace, timestamp,
+    uuid,
+};
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::SinkEntry;
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
@@ -19,7 +22,16 @@ pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];
 pub const SINKS: &[SinkEntry] = &[];
 
 /// Every interceptor.
-pub const INTERCEPTORS: &[InterceptorEntry] = &[];
+pub const INTERCEPTORS: &[InterceptorEntry] = &[
+    timestamp::ENTRY,
+    host::ENTRY,
+    fixed::ENTRY,
+    remove_header::ENTRY,
+    search_replace::ENTRY,
+    regex_filter::ENTRY,
+    regex_extractor::ENTRY,
+    uuid::ENTRY,
+];
 
 /// Every sink processor.
 pub const SINK_PROCESSORS: &[ProcessorEntry] =

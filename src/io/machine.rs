@@ -23,3 +23,44 @@ pub fn memory_bytes() -> u64 {
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
+
+/// The name an address resolves back to, as `InetAddress.getCanonicalHostName` has it. May ask a name
+/// server: call it off the core.
+#[allow(unsafe_code, reason = "getnameinfo(3) has no safe wrapper among our dependencies")]
+pub fn canonical_name(address: std::net::IpAddr) -> Option<String> {
+    let address = socket2::SockAddr::from(std::net::SocketAddr::new(address, 0));
+    // NI_MAXHOST of netdb.h.
+    let mut name = [0u8; 1025];
+    // SAFETY: the address is a valid sockaddr of the given length, `name` is writable for its length, and
+    // the service is not asked for.
+    let failure = unsafe {
+        libc::getnameinfo(
+            address.as_ptr().cast(),
+            address.len(),
+            name.as_mut_ptr().cast(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    let name = std::ffi::CStr::from_bytes_until_nul(&name).ok()?;
+    (failure == 0).then(|| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_has_a_name() {
+        assert!(!host_name().is_empty());
+    }
+
+    #[test]
+    fn the_loopback_address_has_a_name() {
+        // /etc/hosts has it; where it does not, the answer is `None` and not a fault.
+        let name = canonical_name([127, 0, 0, 1].into());
+        assert!(name.is_none_or(|name| !name.is_empty()));
+    }
+}
