@@ -1,5 +1,6 @@
 //! Bytes to values and back, without I/O.
 
 pub mod charset;
+pub mod charset_lines;
 pub mod date_pattern;
 pub mod java_regex;

@@ -3,6 +3,13 @@
 //! Three phases, never mixed: `parse` (pure, in each component's file) gives a [`SourceConfig`]; `open`
 //! touches the world; `run` works until told to stop.
 
+pub mod deliver;
+pub mod net;
+pub mod netcat;
+pub mod netcat_udp;
+pub mod seq;
+pub mod stress;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
