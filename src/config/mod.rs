@@ -5,7 +5,9 @@ pub mod context;
 pub mod diagnostic;
 pub mod model;
 pub mod nearest;
+pub mod properties;
 pub mod property;
+pub mod resolve;
 
 pub use context::{ComponentSettings, Kind, ParseContext, Setting};
 pub use diagnostic::{Diagnostic, Location, Severity};
