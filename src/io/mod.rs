@@ -29,6 +29,7 @@ mod net;
 mod path;
 mod portable;
 pub mod probe;
+mod process;
 mod runtime;
 pub mod stop;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod tests;
 mod uring;
 mod watch;
 
+pub use process::{Child, spawn_process};
 pub use runtime::{pin_to_core, run_local};
 
 /// A boxed future that stays on its shard; one per operation or batch, never per event.

@@ -4,6 +4,7 @@
 //! touches the world; `run` works until told to stop.
 
 pub mod deliver;
+pub mod exec;
 pub mod net;
 pub mod netcat;
 pub mod netcat_udp;
