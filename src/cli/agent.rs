@@ -19,9 +19,9 @@ was acknowledged is lost either way.";
 
 /// Options of `agent`: Flume's, and ours.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct AgentArgs {
     #[command(flatten)]
-    flow: load::Args,
+    flow: load::FlowArgs,
     /// Flume's configuration directory
     #[arg(short = 'c', long = "conf", value_name = "DIR")]
     conf: Option<PathBuf>,
@@ -46,7 +46,7 @@ enum Engine {
 }
 
 /// Runs an agent to its end.
-pub fn run(args: Args, properties: Vec<(String, String)>) -> ExitCode {
+pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
     if let Err(problem) = log::start(&properties) {
         report::diagnostics(&[crate::config::Diagnostic::error("log", problem)]);
         return ExitCode::from(FAILED);

@@ -10,7 +10,7 @@ use crate::registry;
 
 /// Options of `describe`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct DescribeArgs {
     /// A component's alias or class name
     component: Option<String>,
     /// Everything as one Markdown page (`conf/PROPERTIES.md`)
@@ -57,7 +57,7 @@ fn entries() -> Vec<Entry> {
 }
 
 /// Runs `describe`.
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(args: &DescribeArgs) -> ExitCode {
     let entries = entries();
     if args.markdown {
         report::line(markdown(&entries).trim_end());

@@ -13,7 +13,7 @@ use crate::config::{Diagnostic, Severity};
 
 /// Where a flow is.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
+pub struct FlowArgs {
     /// Name of the agent in the file
     #[arg(short = 'n', long = "name", value_name = "NAME")]
     pub name: String,
@@ -24,7 +24,7 @@ pub struct Args {
 
 /// Reads, substitutes and validates. `None` after a complaint.
 pub fn load(
-    args: &Args,
+    args: &FlowArgs,
     system: &[(String, String)],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<AgentConfig> {
@@ -68,7 +68,7 @@ pub fn load(
 }
 
 /// The command `check`.
-pub fn check(args: &Args, system: &[(String, String)]) -> ExitCode {
+pub fn check(args: &FlowArgs, system: &[(String, String)]) -> ExitCode {
     let mut diagnostics = Vec::new();
     let plan =
         load(args, system, &mut diagnostics).and_then(|config| plan::compile(&config, &mut diagnostics));

@@ -48,11 +48,11 @@ struct Cli {
 enum Command {
     /// Run an agent until it is told to stop
     #[command(alias = "node", after_help = agent::HELP)]
-    Agent(agent::Args),
+    Agent(agent::AgentArgs),
     /// Say everything that is wrong with a flow, without starting it
-    Check(load::Args),
+    Check(load::FlowArgs),
     /// List the components, or the properties of one
-    Describe(describe::Args),
+    Describe(describe::DescribeArgs),
     /// Print the version
     Version,
 }
@@ -75,5 +75,15 @@ pub fn main() -> ExitCode {
             report::line(&format!("Millrace {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
     }
 }
