@@ -79,7 +79,7 @@ fn overlapping(sockets: &[u8], prefix: &str, address: SocketAddr) -> Option<Sock
 }
 
 /// True if one socket bound to `a` and another bound to `b` would fight for the same packets.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
     a.port() == b.port() && (x == y || covers(x, y) || covers(y, x))
 }

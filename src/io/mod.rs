@@ -31,6 +31,8 @@ mod portable;
 pub mod probe;
 mod process;
 mod runtime;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod stop;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! Sockets: tokio's, on the shard's own thread, in every engine over a real kernel.
 //!
-//! tokio-uring has sockets too, but they cost 2 to 4 times the CPU at 8 to 64 connections, because they
-//! wait on the ring for every receive where tokio tries a plain one first; `benches/sockets.rs` compares.
+//! tokio-uring has sockets too, but they wait on the ring for every receive where tokio tries a plain one
+//! first. `benches/sockets.rs` compares: 1.1, 1.6 and 1.3 times the CPU at 1, 8 and 64 connections, 1.4
+//! times with an answer per line.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -37,46 +37,63 @@ fn on_kernel<F: Future<Output = ()>>(kind: EngineKind, test: impl FnOnce(Io, Pat
     .unwrap();
 }
 
+/// Runs a test on the simulator, with a few seeds.
+fn on_sim<F: Future<Output = ()>>(test: impl Fn(Io, PathBuf) -> F) {
+    for seed in 0..5 {
+        let life = super::sim::World::new(seed).run(|io| async {
+            let path = PathBuf::from("/work/here");
+            io.create_dir_all(&path).await.unwrap();
+            test(io, path).await;
+        });
+        assert_eq!(life, super::sim::Outcome::Finished(()), "seed {seed}");
+    }
+}
+
 macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
+    (everywhere: $($name:ident),*; kernel: $($kernel:ident),*;) => {
         mod portable {
             $(#[test] fn $name() { super::on_kernel(super::EngineKind::Portable, super::$name); })*
+            $(#[test] fn $kernel() { super::on_kernel(super::EngineKind::Portable, super::$kernel); })*
         }
         mod uring {
             $(#[test] fn $name() { super::on_kernel(super::EngineKind::Uring, super::$name); })*
+            $(#[test] fn $kernel() { super::on_kernel(super::EngineKind::Uring, super::$kernel); })*
+        }
+        mod sim {
+            $(#[test] fn $name() { super::on_sim(super::$name); })*
         }
     };
 }
 
-suite!(
-    reads_what_was_written,
-    reads_end_at_the_end,
-    opens_as_told,
-    direct_writes_in_parallel,
-    direct_writes_must_be_aligned,
-    direct_writes_where_the_file_system_has_none,
-    direct_writes_once_the_file_system_refused_one,
-    offsets_beyond_4_gib,
-    an_abandoned_write_keeps_its_buffer,
-    sizes,
-    renames_and_removals,
-    directories,
-    space_is_known,
-    a_lock_is_exclusive,
-    a_mapping_outlives_its_file,
-    advice_changes_nothing,
-    stores_into_a_mapping,
-    a_directory_is_watched,
-    streams,
-    a_dual_stack_listener,
-    a_listener_shared_by_two_threads,
-    a_claimed_port_is_refused,
-    datagrams,
-    names_resolve,
-    time_passes,
-    random_numbers_differ,
-    work_off_the_core,
-);
+suite! {
+    everywhere: reads_what_was_written,
+        reads_end_at_the_end,
+        opens_as_told,
+        direct_writes_in_parallel,
+        direct_writes_must_be_aligned,
+        direct_writes_once_the_file_system_refused_one,
+        offsets_beyond_4_gib,
+        an_abandoned_write_keeps_its_buffer,
+        sizes,
+        renames_and_removals,
+        directories,
+        space_is_known,
+        a_lock_is_exclusive,
+        a_mapping_outlives_its_file,
+        advice_changes_nothing,
+        stores_into_a_mapping,
+        a_directory_is_watched,
+        streams,
+        datagrams,
+        names_resolve,
+        time_passes,
+        random_numbers_differ,
+        work_off_the_core;
+    kernel: direct_writes_where_the_file_system_has_none,
+        a_dual_stack_listener,
+        a_listener_shared_by_two_threads,
+        a_claimed_port_is_refused;
+}
 
 async fn read(file: &Rc<dyn File>, size: usize, offset: u64) -> Vec<u8> {
     let (result, buf) = file.read_at(Vec::with_capacity(size), offset).await;
