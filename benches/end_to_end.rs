@@ -47,13 +47,14 @@ fn main() {
         },
         Case { name: "netcat -> memory -> null", connections: 8, channel: MEMORY, args: &[] },
     ];
+    let wanted = std::env::var("BENCH_CASE").unwrap_or_default();
     for round in 1..=rounds {
         println!("\nround {round}");
         let disk = probe_disk(dir.path(), 256 * 1024, time.min(Duration::from_secs(3)));
         println!("  limit: O_DIRECT|O_DSYNC, 256 KiB, 4 in flight        {disk:8.0} MB/s");
         let net = probe_loopback(8, time.min(Duration::from_secs(3)));
         println!("  limit: loopback, 8 senders, one counting receiver    {net:8.0} MB/s");
-        for (index, case) in cases.iter().enumerate() {
+        for (index, case) in cases.iter().enumerate().filter(|(_, c)| c.name.contains(&wanted)) {
             let work = dir.path().join(format!("{round}-{index}"));
             let result = case.run(&work, time);
             let limit = if case.channel == FILE { disk.min(net) } else { net };
