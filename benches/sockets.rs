@@ -43,7 +43,7 @@ impl Case {
 
 /// Sends the volume, in turn over all connections, and closes.
 fn client(address: SocketAddr, case: Case) {
-    let mut line = vec![b'x'; LINE];
+    let mut line = [b'x'; LINE];
     line[LINE - 1] = b'\n';
     let chunk = line.repeat(READ / LINE);
     let mut streams: Vec<_> = (0..case.connections).map(|_| TcpStream::connect(address).unwrap()).collect();

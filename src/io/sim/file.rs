@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Ino, Operation};
+use super::disk::Ino;
+use super::policy::Operation;
 use super::{Lock, Machine};
 use crate::io::buffer::BLOCK;
 use crate::io::{File, LocalBoxFuture, MapMut, Metadata, OpenOptions, path};

@@ -4,9 +4,10 @@
 //! makes the latest version it covers durable; a loss of power chooses among what is left.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
-use super::disk::{CrashPolicy, Keep};
+use super::policy::{CrashPolicy, Keep};
 use super::rng::Rng;
 use crate::io::buffer::BLOCK;
 
@@ -197,8 +198,8 @@ impl Content {
     }
     pub(super) fn allocate(&mut self, size_bytes: u64, number: u64, zero: &Sector) {
         for index in 0..size_bytes.div_ceil(BLOCK as u64) {
-            if !self.seen.sectors.contains_key(&index) {
-                self.seen.sectors.insert(index, zero.clone());
+            if let Entry::Vacant(hole) = self.seen.sectors.entry(index) {
+                hole.insert(zero.clone());
                 self.remember(index, number, Some(zero.clone()));
             }
         }

@@ -72,12 +72,14 @@ mod disk;
 mod file;
 mod image;
 mod net;
+mod policy;
 mod rng;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{CrashPolicy, Disk, Fault, Keep, Latency, Names, Operation, Stats};
+pub use disk::Disk;
 pub use net::Network;
+pub use policy::{CrashPolicy, Fault, Keep, Latency, Names, Operation, Stats};
 use rng::Rng;
 
 /// Wall-clock time at which worlds begin: 2026-01-01T00:00:00Z.

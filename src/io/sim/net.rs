@@ -28,11 +28,13 @@ pub struct Network {
     rng: Rc<Rng>,
 }
 
+/// Who is bound to an address; several where they share.
+type Bound<T> = BTreeMap<SocketAddr, Vec<Rc<Queue<T>>>>;
+
 struct State {
     claims: Vec<(SocketAddr, Transport)>,
-    /// Several where they share.
-    listeners: BTreeMap<SocketAddr, Vec<Rc<Queue<(End, SocketAddr)>>>>,
-    sockets: BTreeMap<SocketAddr, Vec<Rc<Queue<(Bytes, SocketAddr)>>>>,
+    listeners: Bound<(End, SocketAddr)>,
+    sockets: Bound<(Bytes, SocketAddr)>,
     links: Vec<Weak<Link>>,
     hosts: BTreeMap<String, IpAddr>,
     port_last: u16,
@@ -290,8 +292,6 @@ impl Network {
         }
     }
 }
-
-type Bound<T> = BTreeMap<SocketAddr, Vec<Rc<Queue<T>>>>;
 
 fn bind<T>(bound: &mut Bound<T>, address: SocketAddr, queue: &Rc<Queue<T>>) -> io::Result<()> {
     let mut others = bound.iter().filter(|(other, _)| claim::overlap(**other, address)).flat_map(|(_, q)| q);
