@@ -72,6 +72,7 @@ suite! {
         direct_writes_in_parallel,
         direct_writes_must_be_aligned,
         direct_writes_once_the_file_system_refused_one,
+        large_writes,
         offsets_beyond_4_gib,
         an_abandoned_write_keeps_its_buffer,
         sizes,
@@ -212,6 +213,28 @@ async fn direct_writes_once_the_file_system_refused_one(io: Io, dir: PathBuf) {
     assert_eq!(read(&file, 2 * BLOCK, 0).await, [2; BLOCK]);
     let refused = file.write_at(block(1).slice(1..), 0).await.unwrap_err();
     assert!(refused.to_string().contains("multiples"), "the rule stays");
+}
+
+async fn large_writes(io: Io, dir: PathBuf) {
+    // More than the ring engine hands over at once.
+    const SIZE: usize = 800 * BLOCK;
+    let mut data = PooledBuf::unpooled(SIZE);
+    for (index, part) in data.as_mut().chunks_mut(8).enumerate() {
+        part.copy_from_slice(&(index as u64).to_le_bytes());
+    }
+    let data = data.freeze();
+    for (name, options) in [("plain", OpenOptions::WRITE), ("direct", OpenOptions::DIRECT)] {
+        let file = io.open(&dir.join(name), options).await.unwrap();
+        file.write_at(data.clone(), BLOCK as u64).await.unwrap();
+        assert_eq!(file.metadata().await.unwrap().size_bytes, (BLOCK + SIZE) as u64);
+        let mut back = Vec::new();
+        while back.len() < SIZE {
+            let part = read(&file, SIZE - back.len(), (BLOCK + back.len()) as u64).await;
+            assert!(!part.is_empty());
+            back.extend(part);
+        }
+        assert!(back == data, "{name}");
+    }
 }
 
 async fn offsets_beyond_4_gib(io: Io, dir: PathBuf) {
