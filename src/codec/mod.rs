@@ -3,4 +3,5 @@
 pub mod charset;
 pub mod charset_lines;
 pub mod date_pattern;
+pub mod flume_json;
 pub mod java_regex;
