@@ -3,8 +3,10 @@
 //! Three phases, never mixed: `parse` (pure, in each component's file) gives a [`SourceConfig`]; `open`
 //! touches the world; `run` works until told to stop.
 
+pub mod connections;
 pub mod deliver;
 pub mod exec;
+pub mod http;
 pub mod net;
 pub mod netcat;
 pub mod netcat_udp;

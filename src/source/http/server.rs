@@ -1,0 +1,331 @@
+//! The connections of the http source: HTTP/1.1, limits, answers.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::handler::{self, Refusal};
+use super::{HttpConfig, Limits};
+use crate::channel::ChannelError;
+use crate::io::Stream;
+use crate::io::stop::Stop;
+use crate::source::SourceContext;
+use crate::source::net::{Gauge, Share};
+
+/// Slowest body that is waited for, in bytes per second, behind the first idle time.
+const BODY_RATE_MIN: u64 = 16 * 1024;
+/// How long the rest of a body that is too large is read and thrown away, so that the client gets to
+/// reading the answer.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Bodies grow by at least this much.
+const BODY_GROWTH_BYTES: usize = 64 * 1024;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves the connections of one shard.
+pub(super) struct Server {
+    cx: SourceContext,
+    config: Arc<HttpConfig>,
+    in_flight: Rc<Gauge>,
+}
+
+impl Server {
+    pub(super) fn new(cx: SourceContext, config: Arc<HttpConfig>) -> Self {
+        Self { cx, config, in_flight: Rc::default() }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Serves a connection until it closes or, behind the request under way, until the stop.
+    pub(super) async fn serve(self: Rc<Self>, stream: Box<dyn Stream>, peer: SocketAddr, stop: Stop) {
+        let Some(stream) = stop.or(self.first_byte(stream)).await.flatten() else { return };
+        let server = Rc::clone(&self);
+        let service = hyper::service::service_fn(move |request| {
+            let server = Rc::clone(&server);
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(hyper_util::rt::TokioTimer::new())
+            .header_read_timeout(self.limits().idle)
+            .max_buf_size(self.limits().head_bytes_max)
+            .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.requested() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(source = %self.cx.name, %peer, %error, "connection broke");
+        }
+    }
+
+    /// Waits for a connection's first byte before it is given buffers.
+    async fn first_byte(&self, mut stream: Box<dyn Stream>) -> Option<FirstByte> {
+        let mut byte = [0];
+        let read = poll_fn(|task| {
+            let mut buffer = ReadBuf::new(&mut byte);
+            Pin::new(&mut stream).poll_read(task, &mut buffer).map_ok(|()| buffer.filled().len())
+        });
+        tokio::select! {
+            read = read => read.is_ok_and(|count| count == 1).then_some(FirstByte { byte: Some(byte[0]), stream }),
+            () = self.cx.io.sleep(self.limits().idle) => None,
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        match *request.method() {
+            Method::GET | Method::POST | Method::HEAD => {}
+            Method::TRACE | Method::OPTIONS => {
+                return refusal(StatusCode::FORBIDDEN, "TRACE and OPTIONS are not allowed.");
+            }
+            _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "Events come by POST."),
+        }
+        let (head, body) = request.into_parts();
+        let expects_continue = head.headers.contains_key(header::EXPECT);
+        let received = match self.receive(body, expects_continue).await {
+            Ok(received) => received,
+            Err(answer) => return answer,
+        };
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let request = handler::Request {
+            query: head.uri.query().unwrap_or_default(),
+            content_type,
+            body: received.bytes.clone(),
+        };
+        let counters = &self.cx.counters;
+        let batch = match self.config.handler.events(request) {
+            Ok(batch) => batch,
+            Err(Refusal::BadRequest(reason)) => {
+                counters.event_read_fail.add(1);
+                tracing::warn!(source = %self.cx.name, %reason, "received a bad request");
+                return refusal(StatusCode::BAD_REQUEST, &format!("Bad request from client. {reason}"));
+            }
+            Err(Refusal::Unexpected(reason)) => {
+                counters.event_read_fail.add(1);
+                tracing::warn!(source = %self.cx.name, %reason, "received a request without events");
+                let text = format!("Deserializer threw unexpected exception. {reason}");
+                return refusal(StatusCode::INTERNAL_SERVER_ERROR, &text);
+            }
+        };
+        let Received { bytes, share } = received;
+        drop(bytes);
+        let events = batch.len() as u64;
+        counters.append_batch_received.add(1);
+        counters.event_received.add(events);
+        let outcome = self.cx.channels.process_batch(batch).await;
+        drop(share);
+        match outcome {
+            Ok(()) => {
+                counters.append_batch_accepted.add(1);
+                counters.event_accepted.add(events);
+                Response::new(Full::default())
+            }
+            Err(error) => self.channel_refused(events, &error),
+        }
+    }
+
+    fn channel_refused(&self, events: u64, error: &ChannelError) -> Answer {
+        let counters = &self.cx.counters;
+        tracing::warn!(source = %self.cx.name, events, %error, "channel did not take a request's events; the client is told");
+        match error {
+            ChannelError::Full(_) | ChannelError::TooLarge(_) | ChannelError::NoSpace(_) => {
+                counters.channel_write_fail.add(1);
+                let text = format!("Error appending event to channel. Channel might be full. {error}");
+                let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, &text);
+                if !matches!(error, ChannelError::TooLarge(_)) {
+                    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                }
+                answer
+            }
+            ChannelError::Latched(_) | ChannelError::Closed(_) | ChannelError::Damaged(_) => {
+                counters.generic_processing_fail.add(1);
+                let text = format!("Unexpected error while appending event to channel. {error}");
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, &text)
+            }
+        }
+    }
+
+    /// Reads a body within the limits.
+    async fn receive(&self, body: Incoming, expects_continue: bool) -> Result<Received, Answer> {
+        let limits = self.limits();
+        let announced = body.size_hint().exact();
+        let cut = self.config.handler.cuts_behind();
+        let most = cut.unwrap_or(limits.body_bytes_max).min(limits.in_flight_bytes_max / 2);
+        let too_large = || {
+            let text = format!(
+                "The request is larger than {most} bytes; send smaller batches, or raise maxRequestBytes of source {}.",
+                self.cx.name
+            );
+            refusal(StatusCode::PAYLOAD_TOO_LARGE, &text)
+        };
+        if cut.is_none() && announced.is_some_and(|size| size > most as u64) {
+            // A client that asked first has sent nothing yet.
+            if !expects_continue {
+                self.drain(body).await;
+            }
+            return Err(too_large());
+        }
+        let busy = || {
+            let text = format!(
+                "Source {} has {} MiB of requests in work and takes no more at the moment.",
+                self.cx.name,
+                limits.in_flight_bytes_max >> 20
+            );
+            let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, &text);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            answer
+        };
+        tokio::select! {
+            biased;
+            () = self.in_flight.below(limits.in_flight_bytes_max) => {}
+            () = self.cx.io.sleep(limits.idle) => return Err(busy()),
+        }
+        let mut share = Held { gauge: Rc::clone(&self.in_flight), shares: Vec::new() };
+        let mut body = body;
+        let mut first = Bytes::new();
+        let mut gathered = BytesMut::new();
+        let started = self.cx.io.now();
+        let mut arrived: u64 = 0;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = self.cx.io.sleep(limits.idle) => return Err(refusal(StatusCode::REQUEST_TIMEOUT, "The body took too long.")),
+            };
+            let Some(frame) = frame else { break };
+            let Ok(frame) = frame else {
+                return Err(refusal(StatusCode::BAD_REQUEST, "The body of the request broke off."));
+            };
+            let Ok(mut data) = frame.into_data() else { continue };
+            arrived += data.len() as u64;
+            let allowed = limits.idle + Duration::from_secs(arrived / BODY_RATE_MIN);
+            if self.cx.io.now() - started > allowed {
+                return Err(refusal(StatusCode::REQUEST_TIMEOUT, "The body took too long."));
+            }
+            let have = first.len() + gathered.len();
+            if have + data.len() > most {
+                if cut.is_none() {
+                    self.drain(body).await;
+                    return Err(too_large());
+                }
+                data.truncate(most - have);
+            }
+            if data.is_empty() {
+                continue;
+            }
+            if self.in_flight.value() + data.len() > limits.in_flight_bytes_max {
+                self.drain(body).await;
+                return Err(busy());
+            }
+            share.grow(data.len());
+            if have == 0 {
+                first = data;
+            } else {
+                if gathered.is_empty() {
+                    let rest = announced.map_or(0, |size| size as usize).min(most).min(have + (1 << 20));
+                    gathered.reserve(rest.max(have + data.len() + BODY_GROWTH_BYTES));
+                    gathered.extend_from_slice(&std::mem::take(&mut first));
+                }
+                gathered.extend_from_slice(&data);
+            }
+        }
+        let bytes = if gathered.is_empty() { first } else { gathered.freeze() };
+        Ok(Received { bytes, share })
+    }
+
+    /// Reads what is left of a body and throws it away, for a while.
+    async fn drain(&self, mut body: Incoming) {
+        let drained = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+        tokio::select! {
+            () = drained => {}
+            () = self.cx.io.sleep(DRAIN_TIME) => {}
+        }
+    }
+}
+
+/// A body, and its share of the bytes in flight.
+struct Received {
+    bytes: Bytes,
+    share: Held,
+}
+
+/// What a growing body holds of a gauge.
+struct Held {
+    gauge: Rc<Gauge>,
+    shares: Vec<Share>,
+}
+
+impl Held {
+    fn grow(&mut self, amount: usize) {
+        self.shares.push(self.gauge.add(amount));
+    }
+}
+
+/// An error page, in the form a servlet container gives it.
+fn refusal(status: StatusCode, text: &str) -> Answer {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let code = status.as_u16();
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let page = format!(
+        "<html>\n<head>\n<meta http-equiv=\"Content-Type\" content=\"text/html;charset=utf-8\"/>\n\
+         <title>Error {code} {reason}</title>\n</head>\n<body>\n<h2>HTTP ERROR {code} {reason}</h2>\n<p>{text}</p>\n</body>\n</html>\n"
+    );
+    let mut answer = Response::new(Full::new(Bytes::from(page)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html;charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// A stream whose first byte was read already.
+struct FirstByte {
+    byte: Option<u8>,
+    stream: Box<dyn Stream>,
+}
+
+impl AsyncRead for FirstByte {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.byte.take_if(|_| buffer.remaining() > 0) {
+            Some(byte) => {
+                buffer.put_slice(&[byte]);
+                Poll::Ready(Ok(()))
+            }
+            None => Pin::new(&mut self.stream).poll_read(task, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for FirstByte {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(task, data)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
