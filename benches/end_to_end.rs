@@ -232,8 +232,8 @@ fn probe_disk(dir: &Path, size: usize, time: Duration) -> f64 {
     let path = dir.join("probe");
     {
         let mut file = File::create(&path).expect("the probe's file");
-        let zeros = vec![0u8; 1 << 20];
-        (0..FILE_BYTES >> 20).for_each(|_| file.write_all(&zeros).expect("zero-fill"));
+        let zeros = Box::new([0u8; 1 << 16]);
+        (0..FILE_BYTES >> 16).for_each(|_| file.write_all(&*zeros).expect("zero-fill"));
         file.sync_all().expect("sync");
     }
     let file = OpenOptions::new()

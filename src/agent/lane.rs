@@ -109,7 +109,7 @@ struct Whole {
 
 impl LaneChannel {
     /// A lane's view: the own shard's channel if it feeds this lane, and the receivers of the others.
-    pub fn new(
+    pub fn view(
         name: &str,
         transaction_capacity: usize,
         own: Option<Rc<dyn Channel>>,
@@ -303,7 +303,7 @@ mod tests {
             let (sender, receiver) = handover();
             let (handle, view) = stop::channel();
             io::spawn(feed(origin.clone(), sender, view));
-            let lane = LaneChannel::new("c1", 100, None, vec![receiver]);
+            let lane = LaneChannel::view("c1", 100, None, vec![receiver]);
 
             lane.wait_ready().await;
             let (first, bodies) = take(&*lane, 2).await;
@@ -339,7 +339,7 @@ mod tests {
             let (sender, receiver) = handover();
             let (_handle, view) = stop::channel();
             io::spawn(feed(other.clone(), sender, view));
-            let lane = LaneChannel::new("c1", 100, Some(own), vec![receiver]);
+            let lane = LaneChannel::view("c1", 100, Some(own), vec![receiver]);
             let mut all = Vec::new();
             while all.len() < 6 {
                 lane.wait_ready().await;

@@ -199,7 +199,7 @@ impl ShardState {
             let channel = &plan.channels[index];
             let own = own.then(|| self.channels.get(&channel.name).cloned()).flatten();
             let others = others.remove(&index).unwrap_or_default();
-            let view = LaneChannel::new(&channel.name, channel.config.transaction_capacity(), own, others);
+            let view = LaneChannel::view(&channel.name, channel.config.transaction_capacity(), own, others);
             views.insert(index, view);
         }
         let lanes = planned.lane_count(self.shard.count);

@@ -93,10 +93,11 @@ impl Supervisor {
                 .name(format!("shard-{index}"))
                 .spawn(move || {
                     // More shards than cores: leave placement to the kernel.
-                    if count <= cores && count > 1 {
-                        if let Err(error) = pin_to_core(index) {
-                            tracing::debug!(shard = index, %error, "not pinned to its core");
-                        }
+                    if count <= cores
+                        && count > 1
+                        && let Err(error) = pin_to_core(index)
+                    {
+                        tracing::debug!(shard = index, %error, "not pinned to its core");
                     }
                     let shard = Shard { index, count };
                     let ended = run_local(engine, |io| ShardState::new(shard, io, now).run(receiver));
@@ -255,7 +256,7 @@ impl Supervisor {
                 let home = plan.lane_home(runner, lane, shards);
                 let mut others = Vec::new();
                 let mut own = false;
-                for shard in 0..shards {
+                for (shard, seats) in seats.iter_mut().enumerate() {
                     if !plan.lane_of_shard(runner, shard, shards).contains(&lane) {
                         continue;
                     }
@@ -265,7 +266,7 @@ impl Supervisor {
                     }
                     for &channel in &channels {
                         let (sender, receiver) = lane::handover();
-                        seats[shard].push(Seat::Feed { runner, channel, lane: sender });
+                        seats.push(Seat::Feed { runner, channel, lane: sender });
                         others.push((channel, receiver));
                     }
                 }
