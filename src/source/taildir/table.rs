@@ -1,0 +1,378 @@
+//! Where each file has been read to: shared by the shards, kept in marks and in Flume's position file.
+//!
+//! A mark is committed with the lines it stands behind, so it wins over the position file, which is written
+//! every few seconds for Flume and for channels that keep no marks.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::sync::watch;
+
+use crate::event::{SourceMark, Text};
+
+/// Device and inode: which file, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// Key of its mark: both numbers, little-endian.
+    pub fn key(self) -> Bytes {
+        let mut key = BytesMut::with_capacity(16);
+        key.put_u64_le(self.device);
+        key.put_u64_le(self.inode);
+        key.freeze()
+    }
+    fn from_key(mut key: &[u8]) -> Option<Self> {
+        (key.len() == 16).then(|| Self { device: key.get_u64_le(), inode: key.get_u64_le() })
+    }
+}
+
+/// Checksum of a piece of a file, by which it is recognised: inodes are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Print {
+    /// Length of the piece in bytes.
+    pub size: u16,
+    /// CRC-32 of the piece.
+    pub crc: u32,
+}
+
+impl Print {
+    /// Of these bytes, at most 64 KiB.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { size: bytes.len() as u16, crc: crc32fast::hash(bytes) }
+    }
+}
+
+/// How far a file has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Bytes that are in the channels.
+    pub offset: u64,
+    /// Of the file's first bytes, at most up to the offset.
+    pub head: Print,
+    /// Of the bytes just before the offset.
+    pub tail: Print,
+    /// Its name then.
+    pub path: PathBuf,
+    /// When, in nanoseconds since 1970, never twice: the latest of several marks counts.
+    pub stamp: u64,
+}
+
+/// Version of the mark's encoding.
+const MARK_VERSION: u8 = 1;
+
+impl Position {
+    /// The mark: version, stamp, offset, both prints, path; little-endian.
+    pub fn to_mark(&self, source: &Text, id: FileId) -> SourceMark {
+        use std::os::unix::ffi::OsStrExt;
+        let path = self.path.as_os_str().as_bytes();
+        let mut value = BytesMut::with_capacity(29 + path.len());
+        value.put_u8(MARK_VERSION);
+        value.put_u64_le(self.stamp);
+        value.put_u64_le(self.offset);
+        for print in [self.head, self.tail] {
+            value.put_u16_le(print.size);
+            value.put_u32_le(print.crc);
+        }
+        value.put_slice(path);
+        SourceMark { source: source.clone(), key: id.key(), value: value.freeze() }
+    }
+
+    fn from_mark(mut value: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        if value.len() < 29 || value.get_u8() != MARK_VERSION {
+            return None;
+        }
+        let stamp = value.get_u64_le();
+        let offset = value.get_u64_le();
+        let mut print = || Print { size: value.get_u16_le(), crc: value.get_u32_le() };
+        let (head, tail) = (print(), print());
+        Some(Self { offset, head, tail, path: std::ffi::OsStr::from_bytes(value).into(), stamp })
+    }
+}
+
+/// What was in a file before it was truncated: a copy of it may still hold lines that were not read.
+#[derive(Clone, Debug)]
+pub struct Ghost {
+    /// Which file it was.
+    pub id: FileId,
+    /// Where it had been read to.
+    pub position: Position,
+}
+
+/// Ghosts remembered, for copies seen later than the truncation: rotations within one scan interval.
+const GHOSTS_MAX: usize = 64;
+
+/// What the shards of one TAILDIR source share. Locked only for a look-up or a change, never across an await.
+#[derive(Debug)]
+pub struct Table {
+    inner: Mutex<Inner>,
+    opened: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Per durable channel what it has of each file.
+    channels: Vec<HashMap<FileId, Position>>,
+    /// From the position file, by inode.
+    file: HashMap<u64, (PathBuf, u64)>,
+    live: HashMap<FileId, Position>,
+    ghosts: Vec<Ghost>,
+    finished: usize,
+    changed: bool,
+}
+
+/// Where to resume a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// By a mark: the prints are to be compared.
+    Mark(Position),
+    /// By the position file.
+    Offset(u64),
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), opened: watch::Sender::new(0) }
+    }
+}
+
+impl Table {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Takes over what one shard's channels know. Marks that cannot be read are left out.
+    pub fn open_shard(&self, channels: &[Vec<SourceMark>]) {
+        let mut inner = self.lock();
+        if inner.channels.len() < channels.len() {
+            inner.channels.resize_with(channels.len(), HashMap::new);
+        }
+        for (known, marks) in inner.channels.iter_mut().zip(channels) {
+            for mark in marks {
+                let (Some(id), Some(position)) =
+                    (FileId::from_key(&mark.key), Position::from_mark(&mark.value))
+                else {
+                    continue;
+                };
+                // Another number of shards may have left an older mark of the file elsewhere.
+                if known.get(&id).is_none_or(|other| other.stamp < position.stamp) {
+                    known.insert(id, position);
+                }
+            }
+        }
+        drop(inner);
+        self.opened.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until every shard has brought what it knows.
+    pub async fn all_opened(&self, shards: usize) {
+        let _ = self.opened.subscribe().wait_for(|count| *count >= shards).await;
+    }
+
+    /// Takes over Flume's position file.
+    pub fn load_file(&self, entries: Vec<(u64, u64, PathBuf)>) {
+        let mut inner = self.lock();
+        inner.file = entries.into_iter().map(|(inode, offset, path)| (inode, (path, offset))).collect();
+    }
+
+    /// Where to resume a file that is seen for the first time.
+    ///
+    /// The position file knows neither device nor content, so its entry counts for a file of the same name,
+    /// as in Flume, or of another name if the old one is known to be another file now (`renamed`).
+    pub fn resume(&self, id: FileId, path: &Path, renamed: impl Fn(&Path) -> bool) -> Option<Resume> {
+        let inner = self.lock();
+        // A device may be numbered otherwise after a reboot; inode, name and prints still say which file.
+        let known = |of: &HashMap<FileId, Position>| {
+            let same = of.get(&id);
+            same.or_else(|| of.iter().find(|(k, p)| k.inode == id.inode && p.path == path).map(|(_, p)| p))
+                .cloned()
+        };
+        let positions: Option<Vec<Position>> = inner.channels.iter().map(known).collect();
+        // The earliest is the furthest that all channels have passed.
+        if let Some(position) = positions.into_iter().flatten().min_by_key(|p| p.stamp) {
+            return Some(Resume::Mark(position));
+        }
+        let (name, offset) = inner.file.get(&id.inode)?;
+        (name == path || renamed(name)).then_some(Resume::Offset(*offset))
+    }
+
+    /// A shard reads the file, and this is how far it is.
+    pub fn set_live(&self, id: FileId, position: Position) {
+        let mut inner = self.lock();
+        inner.live.insert(id, position);
+        inner.changed = true;
+    }
+
+    /// The file is gone.
+    pub fn forget(&self, id: FileId) {
+        let mut inner = self.lock();
+        inner.live.remove(&id);
+        inner.file.remove(&id.inode);
+        inner.channels.iter_mut().for_each(|known| {
+            known.remove(&id);
+        });
+        inner.changed = true;
+    }
+
+    /// The file was truncated or overwritten behind this position.
+    pub fn add_ghost(&self, ghost: Ghost) {
+        let mut inner = self.lock();
+        if inner.ghosts.len() == GHOSTS_MAX {
+            inner.ghosts.remove(0);
+        }
+        inner.ghosts.push(ghost);
+    }
+
+    /// Former contents of truncated files, latest first.
+    pub fn ghosts(&self) -> Vec<Ghost> {
+        self.lock().ghosts.iter().rev().cloned().collect()
+    }
+
+    /// Files that begin with a piece of this size or more and have been read behind it: those being read,
+    /// and those that marks speak of and no shard has found yet.
+    pub fn known_beyond(&self, head_size: u16) -> Vec<Ghost> {
+        let inner = self.lock();
+        let unclaimed = inner.channels.iter().flatten().filter(|(id, _)| !inner.live.contains_key(id));
+        let known = inner.live.iter().chain(unclaimed);
+        let beyond = known.filter(|(_, p)| p.head.size >= head_size && p.offset >= u64::from(head_size));
+        beyond.map(|(id, position)| Ghost { id: *id, position: position.clone() }).collect()
+    }
+
+    /// True if a shard reads the file.
+    pub fn is_live(&self, id: FileId) -> bool {
+        self.lock().live.contains_key(&id)
+    }
+
+    /// True for one caller: the last of the shards to finish.
+    pub fn finish_shard(&self, shards: usize) -> bool {
+        let mut inner = self.lock();
+        inner.finished += 1;
+        inner.finished == shards
+    }
+
+    /// Content of the position file, if it has changed since the last call.
+    pub fn changed_file(&self) -> Option<Bytes> {
+        let mut inner = self.lock();
+        if !std::mem::take(&mut inner.changed) {
+            return None;
+        }
+        let mut entries: Vec<_> = inner.live.iter().collect();
+        entries.sort_by_key(|(id, _)| **id);
+        let entries = entries.into_iter().map(|(id, position)| {
+            serde_json::json!({ "inode": id.inode, "pos": position.offset, "file": position.path.to_string_lossy() })
+        });
+        Some(Bytes::from(serde_json::Value::Array(entries.collect()).to_string()))
+    }
+
+    /// The position file could not be written: try again.
+    pub fn mark_changed(&self) {
+        self.lock().changed = true;
+    }
+}
+
+/// Reads a position file: `[{"inode":1,"pos":2,"file":"/path"}]`. An empty file holds nothing; Flume can
+/// leave one behind.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_file(text: &[u8]) -> Result<Vec<(u64, u64, PathBuf)>, String> {
+    if text.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_slice(text).map_err(|e| format!("not a JSON array of positions: {e}"))?;
+    let entry = |value: &serde_json::Value| {
+        let number = |key: &str| value.get(key)?.as_u64();
+        Some((number("inode")?, number("pos")?, value.get("file")?.as_str()?.into()))
+    };
+    let read = |(index, value): (usize, &serde_json::Value)| {
+        entry(value).ok_or_else(|| format!("entry {index} lacks inode, pos or file: {value}"))
+    };
+    entries.iter().enumerate().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: FileId = FileId { device: 8, inode: 77 };
+
+    fn position(offset: u64, stamp: u64) -> Position {
+        Position { offset, head: Print::of(b"head"), tail: Print::of(b"tail"), path: "/log/a".into(), stamp }
+    }
+    fn mark(offset: u64, stamp: u64) -> SourceMark {
+        position(offset, stamp).to_mark(&"r1".into(), ID)
+    }
+    fn resume(table: &Table) -> Option<Resume> {
+        table.resume(ID, Path::new("/log/a"), |_| false)
+    }
+
+    #[test]
+    fn marks_come_back() {
+        let mark = mark(5, 9);
+        assert_eq!(FileId::from_key(&mark.key), Some(ID));
+        assert_eq!(Position::from_mark(&mark.value), Some(position(5, 9)));
+        for size in 0..29 {
+            assert_eq!(Position::from_mark(&mark.value[..size]), None);
+        }
+    }
+
+    #[test]
+    fn the_latest_mark_of_a_channel_and_the_earliest_of_several_channels_count() {
+        let table = Table::default();
+        table.open_shard(&[vec![mark(5, 9)], vec![mark(7, 3)]]);
+        table.open_shard(&[vec![mark(1, 2)], vec![mark(8, 4)]]);
+        assert_eq!(resume(&table), Some(Resume::Mark(position(8, 4))));
+    }
+
+    #[test]
+    fn a_mark_wins_over_the_position_file() {
+        let table = Table::default();
+        table.load_file(vec![(77, 3, "/log/a".into())]);
+        assert_eq!(resume(&table), Some(Resume::Offset(3)));
+        table.open_shard(&[vec![mark(5, 9)]]);
+        assert_eq!(resume(&table), Some(Resume::Mark(position(5, 9))));
+        // A second channel that knows nothing of the file: nothing is certain but the file.
+        table.open_shard(&[vec![], vec![]]);
+        assert_eq!(resume(&table), Some(Resume::Offset(3)));
+        assert_eq!(table.resume(ID, Path::new("/log/b"), |_| false), None);
+        assert_eq!(
+            table.resume(ID, Path::new("/log/b"), |old| old == Path::new("/log/a")),
+            Some(Resume::Offset(3))
+        );
+    }
+
+    #[test]
+    fn the_position_file_is_flumes() {
+        let table = Table::default();
+        assert_eq!(table.changed_file(), None);
+        table.set_live(ID, position(5, 9));
+        let text = table.changed_file().unwrap();
+        assert_eq!(text, r#"[{"file":"/log/a","inode":77,"pos":5}]"#);
+        assert_eq!(parse_file(&text), Ok(vec![(77, 5, "/log/a".into())]));
+        assert_eq!(table.changed_file(), None);
+        table.forget(ID);
+        assert_eq!(table.changed_file().unwrap(), "[]");
+    }
+
+    #[test]
+    fn bad_position_files_are_explained() {
+        assert_eq!(parse_file(b" \n"), Ok(vec![]));
+        for (text, problem) in [
+            ("[{\"inode\":1,\"pos\":2}]", "entry 0 lacks"),
+            ("{}", "not a JSON array"),
+            ("[{\"inode\":1,\"pos\":2,\"file\":", "not a JSON array"),
+            ("[{\"inode\":-1,\"pos\":2,\"file\":\"/a\"}]", "entry 0 lacks"),
+        ] {
+            assert!(parse_file(text.as_bytes()).unwrap_err().contains(problem), "{text}");
+        }
+    }
+}
