@@ -8,7 +8,7 @@ use crate::interceptor::{
     uuid,
 };
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
-use crate::sink::SinkEntry;
+use crate::sink::{SinkEntry, file_roll, logger, null};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
 use crate::source::{SourceEntry, exec, http, netcat, netcat_udp, seq, stress, taildir};
 
@@ -20,7 +20,7 @@ pub const SOURCES: &[SourceEntry] =
 pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];
 
 /// Every sink.
-pub const SINKS: &[SinkEntry] = &[];
+pub const SINKS: &[SinkEntry] = &[file_roll::ENTRY, logger::ENTRY, null::ENTRY];
 
 /// Every interceptor.
 pub const INTERCEPTORS: &[InterceptorEntry] = &[

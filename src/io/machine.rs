@@ -48,6 +48,11 @@ pub fn canonical_name(address: std::net::IpAddr) -> Option<String> {
     (failure == 0).then(|| name.to_string_lossy().into_owned())
 }
 
+/// This machine's time zone (`TZ`, `/etc/localtime`), UTC if none can be found.
+pub fn time_zone() -> jiff::tz::TimeZone {
+    jiff::tz::TimeZone::system()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

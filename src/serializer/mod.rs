@@ -1,1 +1,6 @@
 //! Event bodies to and from files.
+
+pub mod avro_event;
+pub mod header_and_text;
+pub mod output;
+pub mod text;

@@ -11,6 +11,13 @@ use crate::config::{ParseContext, PropertySpec};
 use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::SinkCounters;
 
+pub mod file_roll;
+mod group;
+pub mod logger;
+pub mod null;
+
+pub use group::Group;
+
 /// One row of the registry's table of sinks.
 pub struct SinkEntry {
     /// Flume's alias; empty if Flume knows it by class name only. Accepted in any case.
