@@ -1,9 +1,15 @@
 //! Bytes to values and back, without I/O.
 
+pub mod avro;
 pub mod charset;
 pub mod charset_lines;
+pub mod columns;
 pub mod date_pattern;
 pub mod escape;
 pub mod flume_json;
+pub mod headers;
 pub mod java_map;
 pub mod java_regex;
+pub mod keystore;
+pub mod rpc;
+pub mod thrift;
