@@ -8,6 +8,7 @@ pub mod nearest;
 pub mod properties;
 pub mod property;
 pub mod resolve;
+pub mod tls;
 
 pub use context::{ComponentSettings, Kind, ParseContext, Setting};
 pub use diagnostic::{Diagnostic, Location, Severity};

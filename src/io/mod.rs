@@ -36,8 +36,10 @@ pub mod sim;
 pub mod stop;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod uring;
 mod watch;
+pub mod zlib;
 
 pub use process::{Child, spawn_process};
 pub use runtime::{pin_to_core, run_local};
