@@ -5,17 +5,35 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::channel::{Channel, ChannelError};
 use crate::event::{EventBatch, SourceMark};
 use crate::interceptor::Interceptor;
-use crate::selector::ChannelSelector;
+use crate::io::LocalBoxFuture;
+use crate::selector::{ChannelSelector, Routes};
 
 /// Interceptors, selector and channels of one source on one shard.
 pub struct ChannelProcessor {
     /// Borrowed only while a batch passes through, never across an await.
     route: RefCell<(Vec<Box<dyn Interceptor>>, Box<dyn ChannelSelector>)>,
     channels: Vec<Rc<dyn Channel>>,
+}
+
+/// One channel's part of a batch on its way to the disk.
+struct Commit {
+    running: LocalBoxFuture<'static, Result<(), ChannelError>>,
+    outcome: Option<Result<(), ChannelError>>,
+}
+
+impl Commit {
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) {
+        if self.outcome.is_none()
+            && let Poll::Ready(outcome) = self.running.as_mut().poll(cx)
+        {
+            self.outcome = Some(outcome);
+        }
+    }
 }
 
 impl ChannelProcessor {
@@ -56,8 +74,63 @@ impl ChannelProcessor {
     ///
     /// # Errors
     /// The first failing required channel's. Channels that committed before keep their copy, as in Flume.
-    pub async fn process_batch(&self, mut batch: EventBatch) -> Result<(), ChannelError> {
-        let routes = {
+    pub async fn process_batch(&self, batch: EventBatch) -> Result<(), ChannelError> {
+        let Some(routes) = self.route(batch) else { return Ok(()) };
+        for (channel, batch) in routes.required {
+            // Marks alone are nothing to a channel that forgets them.
+            if batch.is_empty() && !self.channels[channel].is_durable() {
+                continue;
+            }
+            self.put(channel, batch).await?;
+        }
+        self.put_optional(routes.optional).await;
+        Ok(())
+    }
+
+    /// As [`Self::process_batch`], in two steps: resolves when every required channel has room for the batch
+    /// and the commits are under way; the future it gives resolves when they are done. Batches keep the
+    /// order of these calls although their commits overlap.
+    ///
+    /// # Errors
+    /// The first required channel that has no room; nothing is committed then.
+    pub async fn start_batch(
+        self: &Rc<Self>,
+        batch: EventBatch,
+    ) -> Result<LocalBoxFuture<'static, Result<(), ChannelError>>, ChannelError> {
+        let Some(routes) = self.route(batch) else { return Ok(Box::pin(std::future::ready(Ok(())))) };
+        let mut transactions = Vec::with_capacity(routes.required.len());
+        for (channel, batch) in routes.required {
+            if batch.is_empty() && !self.channels[channel].is_durable() {
+                continue;
+            }
+            let mut transaction = self.channels[channel].begin_put()?;
+            transaction.put(batch).await?;
+            transactions.push(transaction);
+        }
+        let mut commits: Vec<_> =
+            transactions.into_iter().map(|t| Commit { running: t.commit(), outcome: None }).collect();
+        // The first poll takes the place in the channel; whoever starts later comes behind.
+        std::future::poll_fn(|cx| {
+            commits.iter_mut().for_each(|c| c.poll(cx));
+            Poll::Ready(())
+        })
+        .await;
+        let (processor, optional) = (self.clone(), routes.optional);
+        Ok(Box::pin(async move {
+            std::future::poll_fn(|cx| {
+                commits.iter_mut().for_each(|c| c.poll(cx));
+                if commits.iter().all(|c| c.outcome.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            commits.into_iter().filter_map(|c| c.outcome).collect::<Result<(), _>>()?;
+            processor.put_optional(optional).await;
+            Ok(())
+        }))
+    }
+
+    /// Interceptors and selector; `None` if nothing is left.
+    fn route(&self, mut batch: EventBatch) -> Option<Routes> {
+        Some({
             let (interceptors, selector) = &mut *self.route.borrow_mut();
             for interceptor in interceptors {
                 if batch.is_empty() {
@@ -67,25 +140,20 @@ impl ChannelProcessor {
             }
             // An empty batch may still carry marks: the position moves past filtered lines.
             if batch.is_empty() && batch.marks().is_empty() {
-                return Ok(());
+                return None;
             }
             selector.select(batch)
-        };
-        for (channel, batch) in routes.required {
-            // Marks alone are nothing to a channel that forgets them.
-            if batch.is_empty() && !self.channels[channel].is_durable() {
-                continue;
-            }
-            self.put(channel, batch).await?;
-        }
-        for (channel, batch) in routes.optional {
+        })
+    }
+
+    async fn put_optional(&self, optional: Vec<(usize, EventBatch)>) {
+        for (channel, batch) in optional {
             let events = batch.len();
             if let Err(error) = self.put(channel, batch).await {
                 let name = self.channels[channel].name();
                 tracing::warn!(channel = name, events, %error, "optional channel did not take a batch; it goes on without");
             }
         }
-        Ok(())
     }
 
     /// As [`Self::process_batch`], but in as many transactions as the channels' transaction capacity asks
