@@ -10,11 +10,19 @@ use crate::interceptor::{
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::{SinkEntry, file_roll, logger, null};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
-use crate::source::{SourceEntry, exec, http, netcat, netcat_udp, seq, stress, taildir};
+use crate::source::{SourceEntry, avro, exec, http, netcat, netcat_udp, seq, stress, taildir};
 
 /// Every source.
-pub const SOURCES: &[SourceEntry] =
-    &[exec::ENTRY, http::ENTRY, netcat::ENTRY, netcat_udp::ENTRY, seq::ENTRY, stress::ENTRY, taildir::ENTRY];
+pub const SOURCES: &[SourceEntry] = &[
+    avro::ENTRY,
+    exec::ENTRY,
+    http::ENTRY,
+    netcat::ENTRY,
+    netcat_udp::ENTRY,
+    seq::ENTRY,
+    stress::ENTRY,
+    taildir::ENTRY,
+];
 
 /// Every channel.
 pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];

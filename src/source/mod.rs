@@ -3,13 +3,16 @@
 //! Three phases, never mixed: `parse` (pure, in each component's file) gives a [`SourceConfig`]; `open`
 //! touches the world; `run` works until told to stop.
 
+pub mod avro;
 pub mod connections;
 pub mod deliver;
 pub mod exec;
 pub mod http;
+pub mod ip_filter;
 pub mod net;
 pub mod netcat;
 pub mod netcat_udp;
+pub mod rpc;
 pub mod seq;
 pub mod stress;
 pub mod taildir;
