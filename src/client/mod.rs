@@ -1,1 +1,3 @@
 //! Speakers of other systems' protocols.
+
+pub mod rpc;
