@@ -145,6 +145,7 @@ fn explain(error: &io::Error, facts: &Facts) -> Refusal {
                 "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
             )
         }
+        (Some(libc::ENOENT), _) => refusal("/proc is not mounted".into(), "mount -t proc proc /proc"),
         (Some(libc::EMFILE | libc::ENFILE), _) => {
             refusal("no file descriptor is left".into(), "ulimit -n 65536, or LimitNOFILE=65536 in the unit")
         }
@@ -215,6 +216,7 @@ mod tests {
             (libc::ENOSYS, facts(None, false), "6.1.0 has no io_uring", "5.11"),
             (libc::EINVAL, facts(None, false), "too old", "5.11"),
             (libc::ENOMEM, facts(None, false), "64 KiB", "LimitMEMLOCK"),
+            (libc::ENOENT, facts(None, false), "/proc", "mount"),
             (libc::EMFILE, facts(None, false), "descriptor", "LimitNOFILE"),
             (libc::EIO, facts(None, false), "6.1.0 says", "nothing"),
         ];

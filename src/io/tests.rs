@@ -93,7 +93,8 @@ suite! {
     kernel: direct_writes_where_the_file_system_has_none,
         a_dual_stack_listener,
         a_listener_shared_by_two_threads,
-        a_claimed_port_is_refused;
+        a_claimed_port_is_refused,
+        files_make_progress_on_a_busy_core;
 }
 
 async fn read(file: &Rc<dyn File>, size: usize, offset: u64) -> Vec<u8> {
@@ -213,6 +214,25 @@ async fn direct_writes_once_the_file_system_refused_one(io: Io, dir: PathBuf) {
     assert_eq!(read(&file, 2 * BLOCK, 0).await, [2; BLOCK]);
     let refused = file.write_at(block(1).slice(1..), 0).await.unwrap_err();
     assert!(refused.to_string().contains("multiples"), "the rule stays");
+}
+
+async fn files_make_progress_on_a_busy_core(io: Io, dir: PathBuf) {
+    // Tasks that are always ready, as readers of busy sockets are.
+    let turns = Rc::new(std::cell::Cell::new(0_u64));
+    for _ in 0..3 {
+        let turns = turns.clone();
+        spawn(async move {
+            loop {
+                turns.set(turns.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let file = io.open(&dir.join("log"), OpenOptions::DIRECT).await.unwrap();
+    for index in 0..20 {
+        file.write_at(block(1), index * BLOCK as u64).await.unwrap();
+    }
+    assert!(turns.get() > 20);
 }
 
 async fn large_writes(io: Io, dir: PathBuf) {

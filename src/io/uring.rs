@@ -1,15 +1,18 @@
 //! The default engine: files through io_uring (tokio-uring), sockets and timers through tokio on the same
 //! thread.
 
-#![allow(unsafe_code, reason = "tokio-uring gives its descriptors as numbers only")]
+#![allow(unsafe_code, reason = "tokio-uring gives its descriptors as numbers only, and submits too late")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio_uring::buf::BoundedBuf;
@@ -30,11 +33,125 @@ const COMPLETIONS: u32 = 4096;
 /// that they see what follows a short write.
 const OPERATION_SIZE_MAX: usize = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
+/// Attempts to tell a new ring among the open files; another thread's must end in the same microsecond for
+/// one to fail.
+const ATTEMPTS_MAX: usize = 8;
+/// Pause before operations that the kernel had no room for are offered again.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+
+thread_local!(
+    /// The ring of this thread's runtime, while it runs.
+    static RING: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) }
+);
+
 /// A tokio runtime with a ring, for this thread.
-pub(super) fn runtime() -> io::Result<tokio_uring::Runtime> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(COMPLETIONS);
-    tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring))
+pub(super) struct Runtime {
+    runtime: tokio_uring::Runtime,
+    ring: Rc<OwnedFd>,
+}
+
+/// Makes a runtime.
+///
+/// # Errors
+/// If the kernel has no ring for us, or does not say which descriptor it is.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    /// Rings are made one at a time, so that a new one is ours.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    for _ in 0..ATTEMPTS_MAX {
+        let before = rings()?;
+        let mut builder = tokio_uring::uring_builder();
+        builder.setup_cqsize(COMPLETIONS);
+        let runtime =
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&builder))?;
+        let after = rings()?;
+        // None if a ring that ended meanwhile left its number to the new one.
+        if let Some(fd) = after.iter().find(|fd| !before.contains(fd)) {
+            // SAFETY: found open just now; whether it is the right one is seen below.
+            let ring = unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned()?;
+            let runtime = Runtime { runtime, ring: Rc::new(ring) };
+            if runtime.submits() {
+                return Ok(runtime);
+            }
+        }
+    }
+    Err(io::Error::other("cannot tell the new ring among the open files"))
+}
+
+/// Descriptors of the rings of this process.
+fn rings() -> io::Result<Vec<RawFd>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // Another thread may have closed it since.
+        let is_ring = std::fs::read_link(entry.path()).is_ok_and(|l| l == Path::new("anon_inode:[io_uring]"));
+        if is_ring && let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push(fd);
+        }
+    }
+    Ok(found)
+}
+
+impl Runtime {
+    /// True if [`submit`] reaches this runtime's ring: the kernel takes the one operation that is queued.
+    fn submits(&self) -> bool {
+        self.block_on(async {
+            let mut operation = std::pin::pin!(tokio_uring::no_op());
+            let queued =
+                std::future::poll_fn(|cx| Poll::Ready(operation.as_mut().poll(cx).is_pending())).await;
+            queued && submit().is_ok_and(|taken| taken == 1)
+        })
+    }
+
+    /// Runs a future to its end on this thread.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        struct Leave;
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                RING.with(|ring| ring.take());
+            }
+        }
+        RING.with(|ring| ring.replace(Some(self.ring.clone())));
+        let _leave = Leave;
+        self.runtime.block_on(future)
+    }
+}
+
+/// Hands everything queued to the kernel; gives the number of operations it took.
+fn submit() -> io::Result<libc::c_long> {
+    RING.with(|ring| {
+        let Some(ring) = &*ring.borrow() else { return Ok(0) };
+        let fd = ring.as_raw_fd();
+        let (wait_for, flags, no_mask, mask_size) = (0, 0, std::ptr::null::<libc::sigset_t>(), 0_usize);
+        // SAFETY: io_uring_enter(2) takes no pointer here. What it submits was put into the queue by
+        // tokio-uring, complete and with its buffers held, on this thread.
+        let taken = unsafe {
+            libc::syscall(libc::SYS_io_uring_enter, fd, SUBMISSIONS, wait_for, flags, no_mask, mask_size)
+        };
+        if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(taken) }
+    })
+}
+
+/// Sees an operation of the ring through, and to it that it begins at once.
+///
+/// tokio-uring hands its queue to the kernel only when the thread is about to sleep. On a core that always
+/// has something to do, such as reading busy sockets, that is never: the log would stand still.
+async fn at_once<T>(operation: impl Future<Output = T>) -> T {
+    let mut operation = std::pin::pin!(operation);
+    let mut queued = false;
+    std::future::poll_fn(move |cx| {
+        let polled = operation.as_mut().poll(cx);
+        if polled.is_pending() && !std::mem::replace(&mut queued, true) && submit().is_err() {
+            // Out of memory for requests, or the completion queue is full; both pass.
+            super::spawn(async {
+                while submit().is_err() {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            });
+        }
+        polled
+    })
+    .await
 }
 
 /// Files through the ring.
@@ -51,8 +168,8 @@ impl Files for Ring {
                 .create(options.create && !options.create_new)
                 .create_new(options.create_new)
                 .truncate(options.truncate)
-                .open(&path)
-                .await?;
+                .clone();
+            let plain = at_once(plain.open(&path)).await?;
             let direct = if options.direct_sync { open_direct(&path, &plain).await? } else { None };
             let file = RingFile {
                 plain,
@@ -65,25 +182,24 @@ impl Files for Ring {
         })
     }
     fn rename(from: PathBuf, to: PathBuf) -> LocalBoxFuture<'static, io::Result<()>> {
-        Box::pin(fs::rename(from, to))
+        Box::pin(at_once(fs::rename(from, to)))
     }
     fn remove_file(path: PathBuf) -> LocalBoxFuture<'static, io::Result<()>> {
-        Box::pin(fs::remove_file(path))
+        Box::pin(at_once(fs::remove_file(path)))
     }
     fn sync_dir(path: PathBuf) -> LocalBoxFuture<'static, io::Result<()>> {
         Box::pin(async move {
-            let directory =
-                fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).await?;
-            directory.sync_all().await
+            let options = fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).clone();
+            let directory = at_once(options.open(path)).await?;
+            at_once(directory.sync_all()).await
         })
     }
 }
 
 /// See [`path::open_direct`].
 async fn open_direct(path: &Path, plain: &fs::File) -> io::Result<Option<fs::File>> {
-    let opened =
-        fs::OpenOptions::new().read(true).write(true).custom_flags(path::DIRECT_FLAGS).open(path).await;
-    match opened {
+    let options = fs::OpenOptions::new().read(true).write(true).custom_flags(path::DIRECT_FLAGS).clone();
+    match at_once(options.open(path)).await {
         Ok(direct) => {
             path::same_file(path, &borrow(plain), &borrow(&direct))?;
             Ok(Some(direct))
@@ -138,7 +254,7 @@ impl RingFile {
             }
         }
         write_all(&self.plain, data, offset, 1).await?;
-        if self.durable_writes { self.plain.sync_data().await } else { Ok(()) }
+        if self.durable_writes { at_once(self.plain.sync_data()).await } else { Ok(()) }
     }
 }
 
@@ -146,7 +262,7 @@ impl RingFile {
 async fn write_all(file: &fs::File, mut data: Bytes, mut offset: u64, unit: usize) -> io::Result<()> {
     while !data.is_empty() {
         let part = Bytes::slice(&data, ..data.len().min(OPERATION_SIZE_MAX));
-        match file.write_at(part, offset).submit().await.0 {
+        match at_once(file.write_at(part, offset).submit()).await.0 {
             Ok(count) => {
                 let count = count - count % unit;
                 if count == 0 {
@@ -171,7 +287,7 @@ impl File for RingFile {
             loop {
                 buf.clear();
                 let size = buf.capacity().min(OPERATION_SIZE_MAX);
-                let (result, slice) = self.plain.read_at(buf.slice(..size), offset).await;
+                let (result, slice) = at_once(self.plain.read_at(buf.slice(..size), offset)).await;
                 buf = slice.into_inner();
                 match result {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -184,14 +300,14 @@ impl File for RingFile {
         Box::pin(self.write(data, offset))
     }
     fn sync_data(&self) -> LocalBoxFuture<'_, io::Result<()>> {
-        Box::pin(self.plain.sync_data())
+        Box::pin(at_once(self.plain.sync_data()))
     }
     fn set_len(&self, size_bytes: u64) -> LocalBoxFuture<'_, io::Result<()>> {
         self.run(move |file| file.set_len(size_bytes))
     }
     fn allocate(&self, size_bytes: u64) -> LocalBoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
-            match self.plain.fallocate(0, size_bytes, 0).await {
+            match at_once(self.plain.fallocate(0, size_bytes, 0)).await {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
                     self.run(move |file| path::allocate_by_writing(file, size_bytes)).await
                 }
