@@ -37,6 +37,9 @@ pub fn run(config: AgentConfig, options: Options, reload: Option<Reload>) -> Res
     let (Some(plan), false) = (plan, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
         return Err(AgentError::Config(diagnostics));
     };
+    for warning in diagnostics {
+        tracing::warn!("{warning}");
+    }
     let (engine, why) = choose(options.engine);
     if let Some(why) = why {
         tracing::warn!("{why}");

@@ -84,7 +84,7 @@ fn bad_values_are_refused_with_place_and_remedy() {
         (
             "r1.port = PORT",
             "r1.port = 99999",
-            &["a1.sources.r1.port = \"99999\"", "flow.properties:10", "1 to 65535"],
+            &["a1.sources.r1.port = \"99999\"", "flow.properties:11", "1 to 65535"],
         ),
         ("r1.type = netcat", "r1.type = netcatt", &["a1.sources.r1.type = \"netcatt\"", "netcat ?"]),
         ("c1.type = memory", "c1.type = memroy", &["a1.channels.c1.type = \"memroy\"", "memory ?"]),
