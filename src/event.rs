@@ -489,6 +489,32 @@ impl EventBatch {
         self.marks = marks;
         head
     }
+    /// One batch of all events, in order. Copies the bodies unless there is only one part. Marks are left
+    /// out: this is for sinks.
+    pub fn concat(mut parts: Vec<Self>) -> Self {
+        if parts.len() <= 1 {
+            return parts.pop().unwrap_or_default();
+        }
+        let (separator, common) = parts.first().map(|p| (p.separator, p.common.clone())).unwrap_or_default();
+        let alike = parts.iter().all(|p| p.common == common);
+        let bytes = parts.iter().map(|p| p.bodies.len()).sum();
+        let mut builder = BatchBuilder::with_capacity(separator, bytes, parts.iter().map(Self::len).sum());
+        for part in &parts {
+            for (index, body) in part.bodies().enumerate() {
+                builder.push(body);
+                if alike {
+                    let own = part.each.iter().flat_map(|e| e.iter(index));
+                    own.for_each(|(k, v)| builder.header(k, v));
+                } else {
+                    part.headers(index).for_each(|(k, v)| builder.header(k, v));
+                }
+            }
+        }
+        if alike {
+            *builder.common_mut() = common;
+        }
+        builder.finish()
+    }
     /// Replaces every body by what `edit` appends for it to the new area. Keeps headers and marks.
     pub fn map_bodies(&mut self, mut edit: impl FnMut(&[u8], &mut BytesMut)) {
         let mut area = BytesMut::with_capacity(self.bodies.len());
@@ -653,6 +679,22 @@ mod tests {
         assert!((0..5).all(|i| batch.header(i, "n") == Some("y")));
         batch.set_header("host", "web2", true);
         assert_eq!(batch.header(0, "host"), Some("web1"));
+    }
+
+    #[test]
+    fn concat_keeps_order_and_headers() {
+        let mut other = sample();
+        other.common_mut().insert("host", "web2");
+        for (second, host) in [(sample(), "web1"), (other, "web2")] {
+            let all = EventBatch::concat(vec![sample(), second]);
+            assert_eq!((all.len(), all.body(4), all.body(5)), (10, &b"line 4"[..], &b"line 0"[..]));
+            assert_eq!((all.header(0, "host"), all.header(6, "host")), (Some("web1"), Some(host)));
+            assert_eq!(
+                (all.header(1, "n"), all.header(5, "n"), all.header(8, "n")),
+                (Some("1"), None, Some("3"))
+            );
+        }
+        assert!(EventBatch::concat(Vec::new()).is_empty());
     }
 
     #[test]
