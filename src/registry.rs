@@ -8,13 +8,14 @@ use crate::interceptor::{
     uuid,
 };
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
-use crate::sink::{SinkEntry, file_roll, logger, null};
+use crate::sink::{SinkEntry, avro as avro_sink, file_roll, logger, null, thrift as thrift_sink};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
-use crate::source::{SourceEntry, avro, exec, http, netcat, netcat_udp, seq, stress, taildir};
+use crate::source::{SourceEntry, avro, exec, http, netcat, netcat_udp, seq, stress, taildir, thrift};
 
 /// Every source.
 pub const SOURCES: &[SourceEntry] = &[
     avro::ENTRY,
+    thrift::ENTRY,
     exec::ENTRY,
     http::ENTRY,
     netcat::ENTRY,
@@ -28,7 +29,8 @@ pub const SOURCES: &[SourceEntry] = &[
 pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];
 
 /// Every sink.
-pub const SINKS: &[SinkEntry] = &[file_roll::ENTRY, logger::ENTRY, null::ENTRY];
+pub const SINKS: &[SinkEntry] =
+    &[avro_sink::ENTRY, thrift_sink::ENTRY, file_roll::ENTRY, logger::ENTRY, null::ENTRY];
 
 /// Every interceptor.
 pub const INTERCEPTORS: &[InterceptorEntry] = &[

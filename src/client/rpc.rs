@@ -221,6 +221,10 @@ impl RpcClient {
             _ => false,
         }
     }
+    /// True if there is a connection already.
+    pub fn is_connected(&self) -> bool {
+        self.connection().is_some()
+    }
     /// True if the connection is due to be made anew (`reset-connection-interval`).
     pub fn is_due(&self) -> bool {
         let age = |c: &Connection| self.io.now().saturating_sub(c.opened);

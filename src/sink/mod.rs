@@ -11,10 +11,13 @@ use crate::config::{ParseContext, PropertySpec};
 use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::SinkCounters;
 
+pub mod avro;
 pub mod file_roll;
 mod group;
 pub mod logger;
 pub mod null;
+pub mod rpc;
+pub mod thrift;
 
 pub use group::Group;
 

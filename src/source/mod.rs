@@ -16,6 +16,7 @@ pub mod rpc;
 pub mod seq;
 pub mod stress;
 pub mod taildir;
+pub mod thrift;
 
 use std::rc::Rc;
 use std::sync::Arc;
