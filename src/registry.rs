@@ -10,12 +10,17 @@ use crate::interceptor::{
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::{SinkEntry, avro as avro_sink, file_roll, logger, null, thrift as thrift_sink};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
-use crate::source::{SourceEntry, avro, exec, http, netcat, netcat_udp, seq, stress, taildir, thrift};
+use crate::source::{
+    SourceEntry, avro, exec, http, legacy, netcat, netcat_udp, scribe, seq, stress, taildir, thrift,
+};
 
 /// Every source.
 pub const SOURCES: &[SourceEntry] = &[
     avro::ENTRY,
     thrift::ENTRY,
+    scribe::ENTRY,
+    legacy::AVRO_ENTRY,
+    legacy::THRIFT_ENTRY,
     exec::ENTRY,
     http::ENTRY,
     netcat::ENTRY,

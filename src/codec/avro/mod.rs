@@ -5,5 +5,6 @@
 pub mod datum;
 pub mod events;
 pub mod frame;
+pub mod legacy;
 pub mod protocol;
 pub mod session;
