@@ -1,6 +1,7 @@
 //! Event bodies to and from files.
 
 pub mod avro_event;
+pub mod deserializer;
 pub mod header_and_text;
 pub mod output;
 pub mod text;
