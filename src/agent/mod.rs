@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::Diagnostic;
 use crate::io::EngineKind;
 
+pub mod check;
 pub mod lane;
 mod monitor;
 pub mod plan;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::check;
 use crate::channel::{ChannelConfig, ChannelEntry};
 use crate::component::stable_hash;
 use crate::config::model::AgentConfig;
@@ -44,6 +45,19 @@ pub const SELECTOR_TYPE: Property<String> =
 /// Sink processor of a group.
 pub const PROCESSOR_TYPE: Property<String> =
     Property::optional("type", "default", "Which sink processor calls the sinks.");
+
+/// What every source has.
+pub const SOURCE_PROPERTIES: &[&dyn PropertySpec] = &[&TYPE, &CHANNELS, &INTERCEPTORS];
+/// What every sink has.
+pub const SINK_PROPERTIES: &[&dyn PropertySpec] = &[&TYPE, &CHANNEL, &LANES];
+/// What every sink group has.
+pub const GROUP_PROPERTIES: &[&dyn PropertySpec] = &[&SINKS, &LANES];
+/// What every interceptor and every channel has.
+pub const INTERCEPTOR_PROPERTIES: &[&dyn PropertySpec] = &[&TYPE];
+/// What every channel selector has, below `selector.`.
+pub const SELECTOR_PROPERTIES: &[&dyn PropertySpec] = &[&SELECTOR_TYPE];
+/// What every sink processor has, below `processor.`.
+pub const PROCESSOR_PROPERTIES: &[&dyn PropertySpec] = &[&PROCESSOR_TYPE];
 
 /// Most lanes of one sink: far above any machine's cores.
 const LANES_MAX: usize = 1024;
@@ -191,7 +205,7 @@ impl Plan {
 }
 
 /// Finds the row for a `type`: alias or class name, any case.
-fn find<E>(
+pub(super) fn find<E>(
     entries: &'static [E],
     name: impl Fn(&E) -> (&'static str, &'static str),
     text: &str,
@@ -224,6 +238,13 @@ fn unknown_type<E>(
 
 /// Compiles a configuration. `None` if there were errors; warnings may stand beside a plan.
 pub fn compile(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) -> Option<Plan> {
+    check::keys(config, diagnostics);
+    let plan = assemble(config, diagnostics)?;
+    check::plan(&plan, diagnostics);
+    Some(plan)
+}
+
+fn assemble(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) -> Option<Plan> {
     let channels: Vec<Option<PlannedChannel>> =
         config.channels.iter().map(|c| channel(c, diagnostics)).collect();
     let channel_names: Vec<&str> = config.channels.iter().map(|c| c.name.as_str()).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Location};
+use super::nearest::distance;
 use super::property::{Property, PropertySpec, PropertyValue};
 
 /// One value with the place it was written.
@@ -132,12 +133,26 @@ impl<'a> ParseContext<'a> {
                     let mut complaint =
                         Diagnostic::error(&key, "is required and not set").at(self.component.listed.clone());
                     let example = if T::EXAMPLE.is_empty() { "…" } else { T::EXAMPLE };
-                    complaint = complaint.hint(format!("add: {key} = {example}"));
+                    let hint = match self.mistyped(property.name()) {
+                        Some((near, setting)) => {
+                            complaint.location = Some(setting.location.clone());
+                            format!("did you mean {key} where you wrote {} ?", self.full_key(near))
+                        }
+                        None => format!("add: {key} = {example}"),
+                    };
+                    complaint.hint = Some(hint);
                     self.diagnostics.push(complaint);
                     None
                 }
             },
         }
+    }
+    /// A setting whose key looks like a mistyped `name`.
+    fn mistyped(&self, name: &str) -> Option<(&'a str, &'a Setting)> {
+        let settings = self.component.settings.iter();
+        let mut here = settings.filter_map(|(key, setting)| Some((key.strip_prefix(&self.prefix)?, setting)));
+        // One edit per four letters: `bind` and `kind` may both be meant.
+        here.find(|(key, _)| !key.contains('.') && (1..=name.len() / 4).contains(&distance(key, name)))
     }
     /// The value if it is set. Outer `None` only after a complaint.
     pub fn get_opt<T: PropertyValue>(&mut self, property: &Property<T>) -> Option<Option<T>> {

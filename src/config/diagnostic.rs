@@ -76,6 +76,14 @@ impl Diagnostic {
     }
 }
 
+/// True for a key whose value must not be shown, mistyped keys included: it names a password, secret or
+/// token, and not the file with one.
+pub fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
+    let path = ["file", "path", "-path"].iter().any(|end| name.ends_with(end));
+    !path && ["passw", "pasw", "secret", "token"].iter().any(|word| name.contains(word))
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.severity {
@@ -84,7 +92,10 @@ impl fmt::Display for Diagnostic {
         };
         write!(f, "{word}: {}", self.subject)?;
         if let Some(value) = &self.value {
-            write!(f, " = {value:?}")?;
+            match is_secret(&self.subject) {
+                true => f.write_str(" = [secret]")?,
+                false => write!(f, " = {value:?}")?,
+            }
         }
         write!(f, ": {}", self.message)?;
         if let Some(location) = &self.location {
@@ -94,5 +105,26 @@ impl fmt::Display for Diagnostic {
             write!(f, "\n  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_stay_secret() {
+        for (key, expected) in [
+            ("a1.sources.r1.keystore-password", true),
+            ("a1.sources.r1.keystorePasswrd", true),
+            ("a1.sources.r1.accessTokenSecret", true),
+            ("a1.sources.r1.passwordFile", false),
+            ("a1.sources.r1.port", false),
+        ] {
+            assert_eq!(is_secret(key), expected, "{key}");
+        }
+        let text =
+            Diagnostic::error("a1.sources.r1.keystore-password", "too short").value("hunter2").to_string();
+        assert_eq!(text, "error: a1.sources.r1.keystore-password = [secret]: too short");
     }
 }

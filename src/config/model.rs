@@ -41,7 +41,10 @@ impl AgentConfig {
                 continue;
             }
             let setting = Setting { value: value.to_owned(), location: entry.location.clone() };
-            if let Some(earlier) = settings.insert(key, setting) {
+            // Of several files a later one may well change a value; that is what several files are for.
+            if let Some(earlier) = settings.insert(key, setting)
+                && earlier.location.file == entry.location.file
+            {
                 diagnostics.push(
                     Diagnostic::warning(
                         key,
@@ -175,7 +178,12 @@ fn unknown_key(
     };
     let name = rest.split('.').next().unwrap_or_default();
     let listed = lists.get(&kind).is_some_and(|list| list.iter().any(|c| c.name == name));
-    if !listed && rest.contains('.') {
+    if !rest.contains('.') {
+        diagnostics.push(
+            warn("no property behind the component's name; the line is ignored".to_owned())
+                .hint(format!("perhaps {full}.type = {} ?", setting.value)),
+        );
+    } else if !listed {
         diagnostics.push(
             warn(format!("{} {name} is not listed; the line is ignored", kind.word()))
                 .hint(format!("to use it: {agent}.{} = … {name}", kind.plural())),

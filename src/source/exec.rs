@@ -138,6 +138,9 @@ fn as_file_pattern(path: &str) -> String {
 }
 
 impl SourceConfig for ExecConfig {
+    fn headers_set(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
     fn batch_size(&self) -> Option<usize> {
         Some(self.batch_size)
     }

@@ -87,6 +87,10 @@ pub trait SourceConfig: Send + Sync {
     fn batch_size(&self) -> Option<usize> {
         None
     }
+    /// Headers its events may have, for the check of header names through a flow; `None` if clients decide.
+    fn headers_set(&self) -> Option<Vec<String>> {
+        None
+    }
     /// Binds ports, opens directories. Called on each shard the source runs on.
     fn open(
         self: Arc<Self>,

@@ -118,6 +118,9 @@ fn answer_charset(charset: Charset) -> Charset {
 }
 
 impl SourceConfig for NetcatConfig {
+    fn headers_set(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
     fn claims(&self) -> Vec<Claim> {
         vec![Claim::Tcp(self.bind.clone(), self.port)]
     }

@@ -64,6 +64,9 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
 }
 
 impl SourceConfig for UdpConfig {
+    fn headers_set(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
     fn claims(&self) -> Vec<Claim> {
         vec![Claim::Udp(self.bind.clone(), self.port)]
     }

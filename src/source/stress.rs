@@ -80,6 +80,9 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
 }
 
 impl SourceConfig for StressConfig {
+    fn headers_set(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
     fn batch_size(&self) -> Option<usize> {
         Some(self.batch_size)
     }

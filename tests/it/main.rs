@@ -3,4 +3,6 @@
 mod crash;
 mod fuzz_corpus;
 mod guide;
+mod layers;
+mod registry;
 mod util;
