@@ -10,9 +10,10 @@ pub mod codec;
 pub mod config;
 pub mod io;
 pub mod metrics;
-// 2  storage
-pub mod channel;
+// 2  storage: the log, then transactions over it
 pub mod wal;
+
+pub mod channel;
 // 3  between the ends
 pub mod channel_processor;
 pub mod client;

@@ -2,7 +2,7 @@
 //!
 //! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
 
-use crate::channel::{ChannelEntry, memory};
+use crate::channel::{ChannelEntry, file, memory};
 use crate::interceptor::{
     InterceptorEntry, fixed, host, regex_extractor, regex_filter, remove_header, search_replace, timestamp,
     uuid,
@@ -31,7 +31,7 @@ pub const SOURCES: &[SourceEntry] = &[
 ];
 
 /// Every channel.
-pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY];
+pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY, file::ENTRY];
 
 /// Every sink.
 pub const SINKS: &[SinkEntry] =

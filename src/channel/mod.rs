@@ -14,6 +14,7 @@ use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::ChannelCounters;
 
 pub mod budget;
+pub mod file;
 pub mod memory;
 
 /// One row of the registry's table of channels.

@@ -1,0 +1,619 @@
+//! The channel of one shard and its transactions.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use super::FileConfig;
+use super::payload::{self, Part};
+use crate::channel::{Channel, ChannelContext, ChannelError, PutTransaction, TakeTransaction};
+use crate::component::OpenError;
+use crate::event::{BatchBuilder, EventBatch, SourceMark, Text};
+use crate::io::{self, Io, LocalBoxFuture, Lock};
+use crate::metrics::{ChannelCounters, Counter, ValueInfo, ValueKind};
+use crate::wal::{Entry, Log, Mark, WalError};
+
+/// Small batches that follow each other are joined by copying up to this many bytes, so that a sink does
+/// not pay its costs per batch of every small client.
+const JOIN_SIZE_MAX: usize = 256 << 10;
+
+const UNHEALTHY: ValueInfo = ValueInfo {
+    key: "Unhealthy",
+    doc: "1 after a failed write: the channel acknowledges nothing more.",
+    kind: ValueKind::Flag,
+};
+const PUT_ERRORS: ValueInfo =
+    ValueInfo { key: "EventPutErrorCount", doc: "Puts that failed.", kind: ValueKind::Count };
+const TAKE_ERRORS: ValueInfo =
+    ValueInfo { key: "EventTakeErrorCount", doc: "Takes that failed.", kind: ValueKind::Count };
+
+/// A file channel of one shard.
+pub struct FileChannel(Rc<Inner>);
+
+struct Inner {
+    config: Arc<FileConfig>,
+    name: Arc<str>,
+    io: Io,
+    counters: Arc<ChannelCounters>,
+    unhealthy: Arc<Counter>,
+    put_errors: Arc<Counter>,
+    take_errors: Arc<Counter>,
+    /// Left-over logs first, this shard's own last. `None` once drained and removed.
+    logs: RefCell<Vec<Option<Log>>>,
+    own: Log,
+    /// What was taken and rolled back, and rests of entries, in order.
+    returned: RefCell<VecDeque<Piece>>,
+    ready: Notify,
+    closed: Cell<bool>,
+    /// Events found on disk beyond the capacity: their takes give nothing back.
+    beyond_capacity: Cell<u64>,
+    locks: RefCell<Vec<Box<dyn Lock>>>,
+}
+
+/// Events of one entry of a log.
+#[derive(Clone, Debug)]
+struct Piece {
+    log: usize,
+    entry: Entry,
+    from: u32,
+    to: u32,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        (self.to - self.from) as usize
+    }
+    fn first(&self) -> u64 {
+        self.entry.first_seq + u64::from(self.from)
+    }
+    fn order(&self) -> (usize, u64) {
+        (self.log, self.first())
+    }
+    fn end(&self) -> u64 {
+        self.entry.first_seq + u64::from(self.to)
+    }
+}
+
+impl FileChannel {
+    /// Opens the logs of this shard.
+    pub(super) async fn open(config: Arc<FileConfig>, cx: ChannelContext) -> Result<Rc<Self>, OpenError> {
+        let (io, name) = (&cx.io, &cx.name);
+        let mut locks = Vec::new();
+        let mut directories = vec![(CHECKPOINT_DIR_NAME, &config.checkpoint_dir)];
+        directories.extend(config.backup_dir.as_ref().map(|dir| (BACKUP_DIR_NAME, dir)));
+        directories.extend(config.data_dirs.iter().map(|dir| (DATA_DIRS_NAME, dir)));
+        for (property, directory) in directories {
+            let fail = |error: std::io::Error| unusable(property, directory, &error.to_string());
+            io.create_dir_all(directory).await.map_err(fail)?;
+            // One shard stands for all of them; each log has a lock besides.
+            if cx.shard.index == 0 {
+                let lock = io.lock(&directory.join(crate::wal::LOCK_FILE));
+                locks.push(lock.map_err(|error| match error.kind() {
+                    std::io::ErrorKind::WouldBlock => locked(property, directory, name),
+                    _ => fail(error),
+                })?);
+            }
+        }
+
+        let own_options =
+            config.log_options(config.log_directory(cx.shard.index), name, cx.shard.index, false);
+        let left_over = config.left_over(io, cx.shard.index, cx.shard.count).await;
+        let left_over = left_over
+            .map_err(|error| unusable(DATA_DIRS_NAME, &own_options.directory, &error.to_string()))?;
+        let mut logs = Vec::new();
+        let mut waiting = 0;
+        for (shard, directory) in left_over {
+            let options = config.log_options(directory, name, shard, true);
+            let (log, found) = open_log(io, options).await?;
+            tracing::info!(
+                channel = %name, directory = %log.directory().display(), events = found.events,
+                "adopting the log of a shard that no longer runs"
+            );
+            waiting += found.events;
+            logs.push(Some(log));
+        }
+        let (own, found) = open_log(io, own_options).await?;
+        waiting += found.events;
+        for log in logs.iter().flatten() {
+            log.with_marks(|marks| {
+                marks.iter().for_each(|(k, v, t)| own.adopt_mark(k.clone(), v.clone(), t));
+            });
+        }
+        own.with_marks(|marks| config.share_marks(marks));
+        logs.push(Some(own.clone()));
+
+        cx.counters.channel_capacity.set(config.budget.capacity());
+        cx.counters.channel_size.add(waiting);
+        let beyond = config.budget.adopt(waiting);
+        tracing::info!(
+            channel = %name, shard = cx.shard.index, directory = %own.directory().display(),
+            events = waiting, durability = %config.durability, "file channel open"
+        );
+        let extras = &cx.counters.extras;
+        let (unhealthy, put_errors, take_errors) =
+            (extras.value(UNHEALTHY), extras.value(PUT_ERRORS), extras.value(TAKE_ERRORS));
+        let channel = Inner {
+            config,
+            name: cx.name,
+            io: cx.io,
+            counters: cx.counters,
+            unhealthy,
+            put_errors,
+            take_errors,
+            logs: RefCell::new(logs),
+            own,
+            returned: RefCell::default(),
+            ready: Notify::new(),
+            closed: Cell::new(false),
+            beyond_capacity: Cell::new(beyond),
+            locks: RefCell::new(locks),
+        };
+        let channel = Rc::new(channel);
+        channel.remove_drained();
+        Ok(Rc::new(Self(channel)))
+    }
+
+    /// Events that wait on this shard.
+    pub fn waiting(&self) -> u64 {
+        self.0.logs.borrow().iter().flatten().map(Log::waiting).sum()
+    }
+    /// Directory of this shard's log.
+    pub fn directory(&self) -> &Path {
+        self.0.own.directory()
+    }
+}
+
+const CHECKPOINT_DIR_NAME: &str = "checkpointDir";
+const BACKUP_DIR_NAME: &str = "backupCheckpointDir";
+const DATA_DIRS_NAME: &str = "dataDirs";
+
+fn unusable(property: &'static str, directory: &Path, problem: &str) -> OpenError {
+    OpenError::new(property, directory.display().to_string(), format!("cannot use the directory: {problem}"))
+        .hint("name a directory this user may create and write to")
+}
+
+fn locked(property: &'static str, directory: &Path, channel: &str) -> OpenError {
+    let message =
+        format!("Cannot lock {}. The directory is already locked. [channel={channel}]", directory.display());
+    OpenError::new(property, directory.display().to_string(), message)
+        .hint("stop the other agent that uses it, or name another directory")
+}
+
+async fn open_log(
+    io: &Io,
+    options: crate::wal::LogOptions,
+) -> Result<(Log, crate::wal::Recovered), OpenError> {
+    let (directory, channel) = (options.directory.clone(), options.channel.clone());
+    Log::open(io, options).await.map_err(|error| match error {
+        WalError::Locked(_) => locked(DATA_DIRS_NAME, &directory, &channel),
+        error => unusable(DATA_DIRS_NAME, &directory, &error.to_string()),
+    })
+}
+
+impl Inner {
+    fn error(&self, error: WalError) -> ChannelError {
+        let channel = &self.name;
+        match error {
+            WalError::Closed => ChannelError::Closed(channel.to_string()),
+            WalError::NoSpace { .. } => {
+                ChannelError::NoSpace(format!("Put failed due to IO error [channel={channel}]: {error}"))
+            }
+            WalError::TooLarge { .. } => ChannelError::TooLarge(format!(
+                "{error} [channel={channel}: send smaller batches or raise maxFileSize]"
+            )),
+            WalError::Damaged(_) => ChannelError::Damaged(format!(
+                "Corrupt event found. Please run File Channel Integrity tool. [channel={channel}]: {error}"
+            )),
+            error => {
+                self.unhealthy.set(1);
+                ChannelError::Latched(format!("Put failed due to IO error [channel={channel}]: {error}"))
+            }
+        }
+    }
+
+    /// The next events that nobody has, up to a number of them.
+    async fn next_piece(&self, events_max: usize) -> Result<Option<Piece>, WalError> {
+        loop {
+            if let Some(piece) = self.pop_returned(events_max) {
+                return Ok(Some(piece));
+            }
+            let count = self.logs.borrow().len();
+            let mut found = None;
+            for index in 0..count {
+                let Some(log) = self.logs.borrow().get(index).cloned().flatten() else { continue };
+                if let Some(entry) = log.next().await? {
+                    found = Some((index, log, entry));
+                    break;
+                }
+            }
+            let Some((index, log, entry)) = found else { return Ok(None) };
+            // Some of its events may have been acknowledged before a restart.
+            let mut pieces = Vec::new();
+            let (mut at, end) = (entry.first_seq, entry.first_seq + u64::from(entry.events));
+            while let Some((from, to)) = log.first_open(at, end) {
+                let offset = |seq: u64| (seq - entry.first_seq) as u32;
+                pieces.push(Piece { log: index, from: offset(from), to: offset(to), entry: entry.clone() });
+                at = to;
+            }
+            self.give_back(pieces);
+        }
+    }
+
+    fn pop_returned(&self, events_max: usize) -> Option<Piece> {
+        let mut returned = self.returned.borrow_mut();
+        let front = returned.front_mut()?;
+        if front.len() <= events_max {
+            return returned.pop_front();
+        }
+        let mut piece = front.clone();
+        piece.to = piece.from + events_max as u32;
+        front.from = piece.to;
+        Some(piece)
+    }
+
+    /// Puts pieces back where they belong.
+    fn give_back(&self, pieces: Vec<Piece>) {
+        let mut returned = self.returned.borrow_mut();
+        for piece in pieces.into_iter().rev() {
+            let at = returned.partition_point(|p| p.order() < piece.order());
+            returned.insert(at, piece);
+        }
+    }
+
+    /// Left-over logs without events are removed.
+    fn remove_drained(self: &Rc<Self>) {
+        let mut logs = self.logs.borrow_mut();
+        let own = logs.len() - 1;
+        for slot in logs.iter_mut().take(own) {
+            let Some(log) = slot.take_if(|log| log.waiting() == 0) else { continue };
+            let channel = self.name.clone();
+            io::spawn(async move {
+                let directory = log.directory().to_owned();
+                match log.remove().await {
+                    Ok(()) => {
+                        tracing::info!(%channel, directory = %directory.display(), "the adopted log is drained and removed")
+                    }
+                    Err(error) => {
+                        tracing::warn!(%channel, directory = %directory.display(), %error, "the adopted log is drained but cannot be removed")
+                    }
+                }
+            });
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.returned.borrow().is_empty() || self.logs.borrow().iter().flatten().any(Log::has_unread)
+    }
+}
+
+impl Channel for FileChannel {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+    fn transaction_capacity(&self) -> usize {
+        self.0.config.transaction_capacity
+    }
+    fn begin_put(&self) -> Result<Box<dyn PutTransaction>, ChannelError> {
+        if self.0.closed.get() {
+            return Err(ChannelError::Closed(self.0.name.to_string()));
+        }
+        if let Some(error) = self.0.own.failure() {
+            return Err(self.0.error(error));
+        }
+        Ok(Box::new(FilePut { channel: self.0.clone(), batches: Vec::new(), events: 0 }))
+    }
+    fn begin_take(&self) -> Result<Box<dyn TakeTransaction>, ChannelError> {
+        if self.0.closed.get() {
+            return Err(ChannelError::Closed(self.0.name.to_string()));
+        }
+        Ok(Box::new(FileTake { channel: self.0.clone(), taken: Vec::new(), events: 0 }))
+    }
+    fn wait_ready(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async {
+            loop {
+                let (appended, returned) = (self.0.own.ready(), self.0.ready.notified());
+                if self.0.is_ready() {
+                    return;
+                }
+                tokio::select! {
+                    () = appended => {}
+                    () = returned => {}
+                }
+            }
+        })
+    }
+    fn marks(&self, source: &str) -> Vec<SourceMark> {
+        let mut latest = MarkList::default();
+        self.0.own.with_marks(|table| latest.add(source, table.iter()));
+        let shared = self.0.config.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.add(source, shared.iter());
+        latest.0.into_iter().map(|(mark, _)| mark).collect()
+    }
+    fn is_durable(&self) -> bool {
+        true
+    }
+    fn close(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async {
+            self.0.closed.set(true);
+            let logs: Vec<Log> = self.0.logs.borrow().iter().flatten().cloned().collect();
+            for log in logs {
+                log.close().await;
+            }
+            self.0.locks.borrow_mut().clear();
+        })
+    }
+}
+
+/// Latest mark per key.
+#[derive(Default)]
+struct MarkList(Vec<(SourceMark, u64)>);
+
+impl MarkList {
+    fn add<'a>(&mut self, source: &str, marks: impl Iterator<Item = (&'a Bytes, &'a Bytes, u64)>) {
+        for (key, value, time_ms) in marks {
+            let Some((name, key)) = split_key(key).filter(|(name, _)| name.as_bytes() == source.as_bytes())
+            else {
+                continue;
+            };
+            let mark = SourceMark { source: name, key, value: value.clone() };
+            match self.0.iter_mut().find(|(m, _)| m.key == mark.key) {
+                Some(known) if known.1 >= time_ms => {}
+                Some(known) => *known = (mark, time_ms),
+                None => self.0.push((mark, time_ms)),
+            }
+        }
+    }
+}
+
+/// A mark as the log keeps it: its key is the source's name and the source's key.
+fn mark(mark: SourceMark) -> Mark {
+    let name = mark.source.as_bytes();
+    let mut key = BytesMut::with_capacity(4 + name.len() + mark.key.len());
+    key.put_u32_le(name.len() as u32);
+    key.put_slice(name);
+    key.put_slice(&mark.key);
+    (key.freeze(), mark.value)
+}
+
+fn split_key(key: &Bytes) -> Option<(Text, Bytes)> {
+    let end = (u32::from_le_bytes(*key.first_chunk::<4>()?) as usize).checked_add(4)?;
+    (end <= key.len()).then(|| (Text::from_utf8_lossy(key.slice(4..end)), key.slice(end..)))
+}
+
+struct FilePut {
+    channel: Rc<Inner>,
+    batches: Vec<EventBatch>,
+    /// Events reserved in the budget and not in the log.
+    events: u64,
+}
+
+impl PutTransaction for FilePut {
+    fn put(&mut self, batch: EventBatch) -> LocalBoxFuture<'_, Result<(), ChannelError>> {
+        Box::pin(async move {
+            let (channel, count) = (&self.channel, batch.len() as u64);
+            channel.counters.event_put_attempt.add(count);
+            let (config, name) = (&channel.config, &channel.name);
+            if self.events + count > config.transaction_capacity as u64 {
+                channel.put_errors.add(1);
+                return Err(ChannelError::TooLarge(format!(
+                    "Put queue for FileBackedTransaction of capacity {} full, consider committing more frequently, increasing \
+                     capacity or increasing thread count. [channel={name}: a transaction of {} events; set transactionCapacity to \
+                     at least that, or send smaller batches]",
+                    config.transaction_capacity,
+                    self.events + count,
+                )));
+            }
+            if count > 0 && !config.budget.reserve(count, config.keep_alive, &channel.io).await {
+                channel.put_errors.add(1);
+                return Err(ChannelError::Full(format!(
+                    "The channel has reached it's capacity. This might be the result of a sink on the channel having too low \
+                     of batch size, a downstream system running slower than normal, or that the channel capacity is just too \
+                     low. [channel={name}: capacity {}, waiting {}, no room for {count} within {} s]",
+                    config.budget.capacity(),
+                    config.budget.used(),
+                    config.keep_alive.as_secs(),
+                )));
+            }
+            self.events += count;
+            self.batches.push(batch);
+            Ok(())
+        })
+    }
+    fn commit(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ChannelError>> {
+        Box::pin(async move {
+            let channel = self.channel.clone();
+            let marks: Vec<Mark> =
+                self.batches.iter_mut().flat_map(EventBatch::take_marks).map(mark).collect();
+            let mut parts = Vec::new();
+            self.batches.iter().for_each(|batch| Part::split(batch, &mut parts));
+            if parts.is_empty() && marks.is_empty() {
+                return Ok(());
+            }
+            let appended = channel.own.append(&parts, &marks).await;
+            drop(parts);
+            let commit = appended.map_err(|error| {
+                channel.put_errors.add(1);
+                channel.error(error)
+            })?;
+            // From here on the events are the log's, whatever becomes of this future.
+            let events = std::mem::take(&mut self.events);
+            self.batches.clear();
+            channel.counters.channel_size.add(events);
+            commit.await.map_err(|error| {
+                channel.counters.channel_size.subtract(events);
+                channel.config.budget.release(events);
+                channel.put_errors.add(1);
+                channel.error(error)
+            })?;
+            channel.counters.event_put_success.add(events);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for FilePut {
+    fn drop(&mut self) {
+        self.channel.config.budget.release(self.events);
+    }
+}
+
+struct FileTake {
+    channel: Rc<Inner>,
+    taken: Vec<Piece>,
+    events: usize,
+}
+
+/// Pieces of a take that is not finished; dropped, they go back.
+struct Collected<'a> {
+    channel: &'a Inner,
+    pieces: Vec<Piece>,
+}
+
+impl Drop for Collected<'_> {
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() {
+            self.channel.give_back(std::mem::take(&mut self.pieces));
+            self.channel.ready.notify_waiters();
+        }
+    }
+}
+
+impl FileTake {
+    async fn collect(&mut self, wanted: usize) -> Result<EventBatch, WalError> {
+        let channel = self.channel.clone();
+        let mut collected = Collected { channel: &channel, pieces: Vec::new() };
+        let Some(first) = channel.next_piece(wanted).await? else { return Ok(EventBatch::default()) };
+        let mut batch = decode(&channel, &first)?;
+        collected.pieces.push(first);
+        // A batch of a good size is passed on as it is; small ones are worth a copy.
+        if batch.len() * 2 <= wanted && batch.size_bytes() < JOIN_SIZE_MAX / 2 {
+            let mut batches = vec![batch];
+            let (mut events, mut size) = (batches[0].len(), batches[0].size_bytes());
+            while events < wanted && size < JOIN_SIZE_MAX {
+                // An error comes again with the next take.
+                let Ok(Some(piece)) = channel.next_piece(wanted - events).await else { break };
+                let Ok(next) = decode(&channel, &piece) else {
+                    channel.give_back(vec![piece]);
+                    break;
+                };
+                events += next.len();
+                size += next.size_bytes();
+                collected.pieces.push(piece);
+                batches.push(next);
+            }
+            batch = join(batches);
+        }
+        self.events += batch.len();
+        self.taken.append(&mut collected.pieces);
+        Ok(batch)
+    }
+}
+
+fn decode(channel: &Inner, piece: &Piece) -> Result<EventBatch, WalError> {
+    payload::decode(&piece.entry.payload, piece.from as usize, piece.to as usize).ok_or_else(|| {
+        // The checksum was right, so this was written by something else than this program.
+        WalError::Damaged(crate::wal::Damage {
+            path: channel.own.directory().to_owned(),
+            offset: piece.entry.first_seq,
+            size: piece.entry.payload.len() as u64,
+            events: Some(u64::from(piece.entry.events)),
+        })
+    })
+}
+
+/// One batch of several. Headers they all share stay common; others become the events' own.
+fn join(mut batches: Vec<EventBatch>) -> EventBatch {
+    if batches.len() == 1 {
+        return batches.remove(0);
+    }
+    let first = &batches[0];
+    let separator = first.area().2;
+    let same_separator = batches.iter().all(|b| b.area().2 == separator);
+    let separator = if same_separator { separator } else { Default::default() };
+    let mut common = first.common().clone();
+    common.retain(|key, value| batches.iter().all(|b| b.common().get(key) == Some(value)));
+    let (bytes, events) = batches.iter().fold((0, 0), |(s, e), b| (s + b.size_bytes(), e + b.len()));
+    let mut builder = BatchBuilder::with_capacity(separator, bytes, events);
+    for batch in &batches {
+        let has_own = batch.each().is_some() || batch.common().len() > common.len();
+        for index in 0..batch.len() {
+            builder.push(batch.body(index));
+            if has_own {
+                let own = batch.headers(index).filter(|(key, value)| common.get(key) != Some(value));
+                own.for_each(|(key, value)| builder.header(key, value));
+            }
+        }
+    }
+    *builder.common_mut() = common;
+    builder.finish()
+}
+
+impl TakeTransaction for FileTake {
+    fn take(&mut self, events_max: usize) -> LocalBoxFuture<'_, Result<EventBatch, ChannelError>> {
+        Box::pin(async move {
+            let channel = self.channel.clone();
+            let capacity = channel.config.transaction_capacity;
+            let room = capacity - self.events;
+            if room == 0 && events_max > 0 {
+                channel.counters.event_take_attempt.add(1);
+                return Err(ChannelError::TooLarge(format!(
+                    "Take list for FileBackedTransaction, capacity {capacity} full, consider committing more frequently, \
+                     increasing capacity, or increasing thread count. [channel={}: set transactionCapacity to at least the \
+                     sink's batch size]",
+                    channel.name
+                )));
+            }
+            let batch = match events_max.min(room) {
+                0 => EventBatch::default(),
+                wanted => self.collect(wanted).await.map_err(|error| {
+                    channel.take_errors.add(1);
+                    channel.error(error)
+                })?,
+            };
+            channel.counters.event_take_attempt.add(batch.len().max(1) as u64);
+            Ok(batch)
+        })
+    }
+    fn commit(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ChannelError>> {
+        let taken = std::mem::take(&mut self.taken);
+        if !taken.is_empty() {
+            let channel = &self.channel;
+            let events: u64 = taken.iter().map(|p| p.len() as u64).sum();
+            {
+                let logs = channel.logs.borrow();
+                let log_of = |piece: &Piece| logs.get(piece.log).and_then(Option::as_ref);
+                for (index, piece) in taken.iter().enumerate() {
+                    let Some(log) = log_of(piece) else { continue };
+                    log.ack(piece.first(), piece.end());
+                    // Stored once per log, after its last piece.
+                    if taken.get(index + 1).is_none_or(|next| next.log != piece.log) {
+                        log.acked();
+                    }
+                }
+            }
+            let beyond = channel.beyond_capacity.get().min(events);
+            channel.beyond_capacity.set(channel.beyond_capacity.get() - beyond);
+            channel.config.budget.release(events - beyond);
+            channel.counters.event_take_success.add(events);
+            channel.counters.channel_size.subtract(events);
+            if channel.logs.borrow().len() > 1 {
+                channel.remove_drained();
+            }
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Drop for FileTake {
+    fn drop(&mut self) {
+        if !self.taken.is_empty() {
+            self.channel.give_back(std::mem::take(&mut self.taken));
+            self.channel.ready.notify_waiters();
+        }
+    }
+}
