@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod agent;
 mod arguments;
+mod avro_client;
 mod describe;
 mod load;
 mod log;
@@ -53,6 +54,9 @@ enum Command {
     Check(load::FlowArgs),
     /// List the components, or the properties of one
     Describe(describe::DescribeArgs),
+    /// Send the lines of a file to the avro source of an agent
+    #[command(name = "avro-client", after_help = avro_client::HELP)]
+    AvroClient(avro_client::AvroClientArgs),
     /// Print the version
     Version,
 }
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::AvroClient(args) => avro_client::run(args),
         Command::Agent(args) => agent::run(args, arguments.properties),
         Command::Check(args) => load::check(&args, &arguments.properties),
         Command::Describe(args) => describe::run(&args),

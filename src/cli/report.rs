@@ -9,6 +9,11 @@ pub fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// A line on standard error.
+pub fn error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints complaints on standard error, sorted by place, with a summary. Returns (errors, warnings).
 pub fn diagnostics(diagnostics: &[Diagnostic]) -> (usize, usize) {
     let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
