@@ -1,8 +1,11 @@
 //! One integration binary: real processes, real sockets.
 
+mod avro;
 mod crash;
+mod flume_peer;
 mod fuzz_corpus;
 mod guide;
 mod layers;
+mod peers;
 mod registry;
 mod util;
