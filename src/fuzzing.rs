@@ -4,12 +4,31 @@
 //! in every test run. A new parser is a function here, a row in [`TARGETS`], a file of two lines in
 //! `fuzz/fuzz_targets/`, and a few files of corpus.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
 
-use crate::event::EventHeaders;
+use bytes::{Bytes, BytesMut};
+
+use crate::codec::avro::legacy::{Known, OldAvroServer};
+use crate::codec::avro::protocol::Offer;
+use crate::codec::avro::session::{AvroClient, AvroServer};
+use crate::codec::columns::ColumnsDecoder;
+use crate::codec::rpc::{Inbound, Outcome, ServerSession};
+use crate::codec::thrift::message::ThriftServer;
+use crate::codec::thrift::scribe::{OldThriftServer, ScribeServer};
+use crate::codec::thrift::value::Wire;
+use crate::event::{EventBatch, EventHeaders};
 
 /// Name of each target, and what it does with the bytes.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("event_headers", event_headers)];
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("event_headers", event_headers),
+    ("avro_server", avro_server),
+    ("avro_client", avro_client),
+    ("columns", columns),
+    ("thrift_server", thrift_server),
+    ("scribe_server", scribe_server),
+    ("legacy_servers", legacy_servers),
+    ("keystore", keystore),
+];
 
 /// Headers of events as a file channel stores them.
 pub fn event_headers(data: &[u8]) {
@@ -20,4 +39,80 @@ pub fn event_headers(data: &[u8]) {
             headers.iter(index).for_each(drop);
         }
     }
+}
+
+/// Largest call the servers accept here.
+const CALL_BYTES_MAX: usize = 1 << 16;
+
+/// A client's bytes in two pieces; every call is answered.
+fn serve(mut session: impl ServerSession, data: &[u8]) {
+    let (mut inbound, mut out) = (VecDeque::new(), BytesMut::new());
+    let (first, second) = data.split_at(data.len() / 2);
+    for piece in [first, second] {
+        if session.feed(piece, &mut inbound).is_err() {
+            return;
+        }
+        for next in inbound.drain(..) {
+            if let Inbound::Call(ticket, batch) = next {
+                walk(&batch);
+                session.answer(&ticket, Outcome::Failed("full"), &mut out);
+            }
+        }
+    }
+}
+
+/// Touches every part of a batch.
+fn walk(batch: &EventBatch) {
+    for index in 0..batch.len() {
+        batch.headers(index).for_each(drop);
+        let _ = batch.body(index);
+    }
+}
+
+/// The avro source: frames, handshake, calls.
+pub fn avro_server(data: &[u8]) {
+    serve(AvroServer::new(CALL_BYTES_MAX), data);
+}
+
+/// The avro sink: answers to calls.
+pub fn avro_client(mut data: &[u8]) {
+    let mut client = AvroClient::new(Offer { columns: true, zstd: true });
+    let (mut out, batch) = (BytesMut::new(), EventBatch::default());
+    loop {
+        out.clear();
+        let sent = client.put_call(&mut out, &batch, false);
+        if sent.is_err() || !matches!(client.feed(&mut data), Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// Batches by columns.
+pub fn columns(data: &[u8]) {
+    if let Ok(batch) = ColumnsDecoder::default().read(Bytes::copy_from_slice(data), CALL_BYTES_MAX) {
+        walk(&batch);
+    }
+}
+
+/// The thrift source, in both encodings.
+pub fn thrift_server(data: &[u8]) {
+    serve(ThriftServer::new(Wire::Compact, CALL_BYTES_MAX), data);
+    serve(ThriftServer::new(Wire::Binary, CALL_BYTES_MAX), data);
+}
+
+/// The Scribe source.
+pub fn scribe_server(data: &[u8]) {
+    serve(ScribeServer::new(CALL_BYTES_MAX), data);
+}
+
+/// The legacy sources.
+pub fn legacy_servers(data: &[u8]) {
+    serve(OldThriftServer::new(CALL_BYTES_MAX), data);
+    serve(OldAvroServer::new(CALL_BYTES_MAX, Known::default()), data);
+}
+
+/// Key stores of every format.
+pub fn keystore(data: &[u8]) {
+    let _ = crate::codec::keystore::read(data, Some("changeit"));
+    let _ = crate::codec::keystore::read(data, None);
 }
