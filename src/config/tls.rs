@@ -9,7 +9,7 @@ use super::context::ParseContext;
 use super::property::{Property, Words};
 
 /// `ssl`
-pub const SSL: Property<bool> = Property::optional("ssl", "false", "Speak TLS.");
+pub const SSL: Property<bool> = Property::optional("ssl", "false", "Speak TLS on every connection.");
 /// `keystore`
 pub const KEYSTORE: Property<PathBuf> = Property::absent(
     "keystore",
