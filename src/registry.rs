@@ -11,7 +11,8 @@ use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
 use crate::sink::{SinkEntry, avro as avro_sink, file_roll, logger, null, thrift as thrift_sink};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
 use crate::source::{
-    SourceEntry, avro, exec, http, legacy, netcat, netcat_udp, scribe, seq, stress, taildir, thrift,
+    SourceEntry, avro, exec, http, legacy, netcat, netcat_udp, scribe, seq, spool_dir, stress, taildir,
+    thrift,
 };
 
 /// Every source.
@@ -26,6 +27,7 @@ pub const SOURCES: &[SourceEntry] = &[
     netcat::ENTRY,
     netcat_udp::ENTRY,
     seq::ENTRY,
+    spool_dir::ENTRY,
     stress::ENTRY,
     taildir::ENTRY,
 ];

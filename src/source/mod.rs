@@ -16,6 +16,7 @@ pub mod netcat_udp;
 pub mod rpc;
 pub mod scribe;
 pub mod seq;
+pub mod spool_dir;
 pub mod stress;
 pub mod taildir;
 pub mod thrift;
