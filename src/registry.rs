@@ -8,7 +8,7 @@ use crate::interceptor::{
     uuid,
 };
 use crate::selector::{SelectorEntry, load_balancing, multiplexing, replicating};
-use crate::sink::{SinkEntry, avro as avro_sink, file_roll, logger, null, thrift as thrift_sink};
+use crate::sink::{SinkEntry, avro as avro_sink, file_roll, hdfs, logger, null, thrift as thrift_sink};
 use crate::sink_processor::{self, ProcessorEntry, failover, load_balance};
 use crate::source::{
     SourceEntry, avro, exec, http, legacy, netcat, netcat_udp, scribe, seq, spool_dir, stress, taildir,
@@ -37,7 +37,7 @@ pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY, file::ENTRY];
 
 /// Every sink.
 pub const SINKS: &[SinkEntry] =
-    &[avro_sink::ENTRY, thrift_sink::ENTRY, file_roll::ENTRY, logger::ENTRY, null::ENTRY];
+    &[avro_sink::ENTRY, thrift_sink::ENTRY, file_roll::ENTRY, hdfs::ENTRY, logger::ENTRY, null::ENTRY];
 
 /// Every interceptor.
 pub const INTERCEPTORS: &[InterceptorEntry] = &[

@@ -1,3 +1,4 @@
 //! Speakers of other systems' protocols.
 
+pub mod hdfs;
 pub mod rpc;

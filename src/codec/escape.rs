@@ -107,6 +107,10 @@ impl Template {
     pub fn needs_time(&self) -> bool {
         self.segments.iter().any(|s| matches!(s, Segment::Time(letter) if *letter != '%'))
     }
+    /// True if it has `%[…]`.
+    pub fn needs_machine(&self) -> bool {
+        self.segments.iter().any(|s| matches!(s, Segment::Machine(_)))
+    }
     /// Headers it names.
     pub fn headers(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|s| match s {

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod date_pattern;
 pub mod escape;
 pub mod flume_json;
+pub mod hadoop_codec;
 pub mod headers;
 pub mod java_map;
 pub mod java_regex;

@@ -42,6 +42,7 @@ mod watch;
 pub mod zlib;
 
 pub use process::{Child, spawn_process};
+pub(crate) use runtime::leave_core;
 pub use runtime::{pin_to_core, run_local};
 
 /// A boxed future that stays on its shard; one per operation or batch, never per event.
@@ -334,7 +335,7 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::ta
 /// Dropping the future does not stop the work.
 pub async fn off_core<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let job = tokio::task::spawn_blocking(move || {
-        runtime::leave_core();
+        leave_core();
         work()
     });
     match job.await.map_err(tokio::task::JoinError::try_into_panic) {

@@ -74,7 +74,7 @@ pub fn pin_to_core(index: usize) -> io::Result<()> {
 }
 
 /// Takes a helper thread off the core of the shard that started it, once.
-pub(super) fn leave_core() {
+pub(crate) fn leave_core() {
     thread_local!(static LEFT: Cell<bool> = const { Cell::new(false) });
     LEFT.with(|left| {
         let allowed = allowed();

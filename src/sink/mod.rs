@@ -14,6 +14,7 @@ use crate::metrics::SinkCounters;
 pub mod avro;
 pub mod file_roll;
 mod group;
+pub mod hdfs;
 pub mod logger;
 pub mod null;
 pub mod rpc;
