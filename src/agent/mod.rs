@@ -16,7 +16,7 @@ pub mod runner;
 mod shard;
 mod supervisor;
 
-pub use supervisor::run;
+pub use supervisor::{Reload, run};
 
 /// How to run an agent; from the command line.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{BAD_CONFIG, FAILED, load, log, report};
-use crate::agent::{self, AgentError, Options};
+use super::{BAD_CONFIG, FAILED, load, log, reload, report};
+use crate::agent::{self, AgentError, Options, plan};
 use crate::io::EngineKind;
 
 /// Shown below the options.
@@ -22,12 +22,21 @@ was acknowledged is lost either way.";
 pub struct AgentArgs {
     #[command(flatten)]
     flow: load::FlowArgs,
-    /// Flume's configuration directory
-    #[arg(short = 'c', long = "conf", value_name = "DIR")]
-    conf: Option<PathBuf>,
     /// Do not watch the flow for changes
     #[arg(long = "no-reload-conf")]
     no_reload: bool,
+    /// Seconds between looks at the flow's files
+    #[arg(short = 'i', long = "poll-interval", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    poll_interval: u64,
+    /// Only say what is wrong, as `check` does
+    #[arg(short = 'd', long = "dryrun")]
+    dry_run: bool,
+    /// Of the Java program; no effect
+    #[arg(short = 'C', long = "classpath", value_name = "PATH")]
+    classpath: Option<String>,
+    /// Of the Java program; no effect
+    #[arg(long = "plugins-path", value_name = "PATHS")]
+    plugins_path: Option<PathBuf>,
     /// Engine behind files and sockets; uring where the kernel allows it
     #[arg(long, value_enum, value_name = "ENGINE")]
     engine: Option<Engine>,
@@ -47,12 +56,27 @@ enum Engine {
 
 /// Runs an agent to its end.
 pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
-    if let Err(problem) = log::start(&properties) {
+    if args.dry_run {
+        return load::check(&args.flow, properties);
+    }
+    let flow = args.flow.flow(properties);
+    if let Err(problem) = log::start(&flow.system) {
         report::diagnostics(&[crate::config::Diagnostic::error("log", problem)]);
         return ExitCode::from(FAILED);
     }
+    for (option, given) in
+        [("--classpath", args.classpath.is_some()), ("--plugins-path", args.plugins_path.is_some())]
+    {
+        if given {
+            tracing::warn!("{option} has no effect: nothing here is loaded from Java archives");
+        }
+    }
+    let seen = reload::look(&flow.files);
     let mut diagnostics = Vec::new();
-    let config = load::load(&args.flow, &properties, &mut diagnostics);
+    let config = load::load(&flow, &mut diagnostics).filter(|config| {
+        // Compiled here as well for its warnings: the agent says only what refuses the start.
+        plan::compile(config, &mut diagnostics).is_some()
+    });
     let (Some(config), false) = (config, load::has_errors(&diagnostics)) else {
         report::diagnostics(&diagnostics);
         return ExitCode::from(BAD_CONFIG);
@@ -64,12 +88,14 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
         }),
         shards: args.shards.map(usize::from),
         stop_timeout: Duration::from_secs(args.stop_timeout),
-        system_properties: properties,
+        system_properties: flow.system.clone(),
     };
     for warning in &diagnostics {
         tracing::warn!("{warning}");
     }
-    match agent::run(config, options, None) {
+    let interval = Duration::from_secs(args.poll_interval);
+    let reload = (!args.no_reload).then(|| reload::watch(flow, seen, interval));
+    match agent::run(config, options, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(AgentError::Config(found)) => {
             report::diagnostics(&found);

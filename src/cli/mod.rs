@@ -11,8 +11,10 @@ mod agent;
 mod arguments;
 mod avro_client;
 mod describe;
+mod flume_env;
 mod load;
 mod log;
+mod reload;
 mod report;
 
 /// Exit code for a failure while running or opening.
@@ -74,7 +76,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::AvroClient(args) => avro_client::run(args),
         Command::Agent(args) => agent::run(args, arguments.properties),
-        Command::Check(args) => load::check(&args, &arguments.properties),
+        Command::Check(args) => load::check(&args, arguments.properties),
         Command::Describe(args) => describe::run(&args),
         Command::Version => {
             report::line(&format!("Millrace {}", env!("CARGO_PKG_VERSION")));

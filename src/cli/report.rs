@@ -32,8 +32,12 @@ pub fn diagnostics(diagnostics: &[Diagnostic]) -> (usize, usize) {
     let errors = sorted.iter().filter(|d| d.severity == Severity::Error).count();
     let warnings = sorted.len() - errors;
     if !sorted.is_empty() {
-        let count = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
         let _ = writeln!(out, "{}, {}", count(errors, "error"), count(warnings, "warning"));
     }
     (errors, warnings)
+}
+
+/// `1 error`, `2 errors`.
+pub fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }

@@ -44,6 +44,7 @@ impl AgentConfig {
             // Of several files a later one may well change a value; that is what several files are for.
             if let Some(earlier) = settings.insert(key, setting)
                 && earlier.location.file == entry.location.file
+                && earlier.location.line < entry.location.line
             {
                 diagnostics.push(
                     Diagnostic::warning(

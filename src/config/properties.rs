@@ -178,4 +178,32 @@ mod tests {
     fn latin_1_where_it_is_not_utf_8() {
         assert_eq!(parse("f", b"a=\xe9").unwrap()[0].value, "é");
     }
+
+    /// Against `tests/fixtures/properties/expected.txt`, which `Dump.java` beside it recorded.
+    #[test]
+    fn as_java_itself_read_the_fixtures() {
+        let cases = include_str!("../../tests/fixtures/properties/cases.txt");
+        let expected = include_str!("../../tests/fixtures/properties/expected.txt");
+        let expected: Vec<&str> = expected.split("-----\n").skip(1).collect();
+        let cases: Vec<&str> = cases.split("-----\n").collect();
+        assert_eq!((cases.len(), expected.len()), (52, 52));
+        let show = |text: &str| -> String {
+            let unit = |c: u16| match char::from_u32(u32::from(c)) {
+                Some(c) if (' '..='~').contains(&c) && c != '\\' => c.to_string(),
+                _ => format!("\\u{c:04x}"),
+            };
+            text.encode_utf16().map(unit).collect()
+        };
+        for (case, expected) in cases.iter().zip(expected) {
+            let found = match parse("f", case.as_bytes()) {
+                Ok(entries) => {
+                    let last: std::collections::BTreeMap<_, _> =
+                        entries.into_iter().map(|e| (e.key, e.value)).collect();
+                    last.iter().map(|(k, v)| format!("[{}] = [{}]\n", show(k), show(v))).collect()
+                }
+                Err(_) => "refused\n".to_owned(),
+            };
+            assert_eq!(found, expected, "{case:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! One integration binary: real processes, real sockets.
 
 mod avro;
+mod cli;
 mod crash;
 mod flume_peer;
 mod fuzz_corpus;

@@ -1,0 +1,95 @@
+//! The command line as Flume's users type it, leniency on request, and changes while the agent runs.
+
+use std::fs;
+
+use crate::util::{Client, Start, flume_ng, free_port, millrace, output, scratch};
+
+fn flow(port: u16) -> String {
+    format!(
+        "a1.sources = r1\na1.channels = c1\na1.sinks = k1\n\
+         a1.sources.r1.type = netcat\na1.sources.r1.bind = 127.0.0.1\na1.sources.r1.port = {port}\n\
+         a1.sources.r1.channels = c1\na1.channels.c1.type = memory\n\
+         a1.sinks.k1.type = logger\na1.sinks.k1.channel = c1\n"
+    )
+}
+
+#[test]
+fn every_spelling_of_the_command_line_is_understood() {
+    let dir = scratch();
+    let file = dir.path().join("f.properties");
+    fs::write(&file, flow(44444).replace("44444", "${env:PORT}")).unwrap();
+    fs::write(dir.path().join("flume-env.sh"), "export PORT=44444\nexport JAVA_OPTS=\"-Xmx20m -Dx=y\"\n")
+        .unwrap();
+    let (conf, file) = (dir.path().to_str().unwrap(), file.to_str().unwrap());
+    let uri = format!("file://{file}");
+    let lines: [&[&str]; 5] = [
+        &[
+            "agent",
+            "--conf",
+            conf,
+            "--name",
+            "a1",
+            "--conf-file",
+            file,
+            "-Dflume.root.logger==INFO,console",
+            "-d",
+        ],
+        &["node", "-c", conf, "-n", "a1", "-f", file, "--dryrun", "-Xmx512m", "--no-reload-conf", "-i", "5"],
+        &["agent", "-n", "a1", "-c", conf, "-u", &uri, "-C", "/x.jar", "--plugins-path", "/p", "--dryrun"],
+        &["agent", "-n", "a1", "-c", conf, "-f", file, "-f", file, "-d", "-agentlib:jdwp"],
+        &["check", "-n", "a1", "-c", conf, "-f", file],
+    ];
+    for line in lines {
+        for mut command in [millrace(), flume_ng()] {
+            command.args(line);
+            let (code, out, err) = output(command);
+            assert_eq!((code, err.as_str()), (0, ""), "{line:?}");
+            assert_eq!(out, "a1: 1 source, 1 channel, 1 sink: nothing to complain about\n", "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_two() {
+    for line in [
+        &["agnet"][..],
+        &["agent", "-n", "a1"],
+        &["agent", "-f", "x"],
+        &["agent", "-n", "a1", "-u", "ftp://h/f"],
+    ] {
+        let mut command = millrace();
+        command.args(line);
+        let (code, out, err) = output(command);
+        assert_eq!((code, out.as_str()), (2, ""), "{line:?}");
+        assert!(err.starts_with("error: "), "{err}");
+    }
+}
+
+#[test]
+fn compat_starts_what_flume_would_have_started() {
+    let (dir, port) = (scratch(), free_port());
+    let broken = flow(port).replace("a1.sinks = k1", "a1.sinks = k1 k2 k3")
+        + "a1.sinks.k2.type = logger\na1.sinks.k2.channels = c1\n";
+    let agent = Start::new(dir.path(), broken).arg("--compat").started();
+    assert_eq!(Client::connect(port).send("hello\n").answer(), "OK");
+    let log = agent.log();
+    for part in ["a1.sinks.k2.channel", "lists k3", "left out (--compat)"] {
+        assert!(log.contains(part), "{part}");
+    }
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn a_changed_flow_is_taken_over_and_a_broken_one_is_not() {
+    let (dir, port, other) = (scratch(), free_port(), free_port());
+    let agent = Start::new(dir.path(), flow(port)).arg("-i").arg("1").started();
+    assert_eq!(Client::connect(port).send("one\n").answer(), "OK");
+    let file = dir.path().join("flow.properties");
+    fs::write(&file, flow(port).replace("type = memory", "type = memroy")).unwrap();
+    agent.wait_log("the old flow goes on");
+    assert_eq!(Client::connect(port).send("two\n").answer(), "OK");
+    fs::write(&file, flow(other)).unwrap();
+    agent.wait_log("configuration changed");
+    assert_eq!(Client::connect(other).send("three\n").answer(), "OK");
+    assert_eq!(agent.stop().code(), Some(0));
+}
