@@ -29,6 +29,9 @@ pub const SOURCES: &[SourceEntry] = &[
     seq::ENTRY,
     spool_dir::ENTRY,
     stress::ENTRY,
+    crate::source::syslog::tcp::ENTRY,
+    crate::source::syslog::multiport::ENTRY,
+    crate::source::syslog::udp::ENTRY,
     taildir::ENTRY,
 ];
 

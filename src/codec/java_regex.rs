@@ -64,6 +64,11 @@ impl JavaRegex {
         self.whole.is_match(&as_java_sees(text))
     }
 
+    /// Java's `matches`, with its groups.
+    pub fn full_match<'t>(&self, text: &'t [u8]) -> Option<regex::bytes::Captures<'t>> {
+        self.whole.captures(text)
+    }
+
     /// Number of groups, the whole match not counted.
     pub fn group_count(&self) -> usize {
         self.anywhere.captures_len() - 1

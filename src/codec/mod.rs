@@ -13,4 +13,5 @@ pub mod java_map;
 pub mod java_regex;
 pub mod keystore;
 pub mod rpc;
+pub mod syslog;
 pub mod thrift;

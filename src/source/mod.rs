@@ -18,6 +18,7 @@ pub mod scribe;
 pub mod seq;
 pub mod spool_dir;
 pub mod stress;
+pub mod syslog;
 pub mod taildir;
 pub mod thrift;
 
