@@ -189,6 +189,10 @@ impl<'a> ParseContext<'a> {
             }
         }
     }
+    /// Takes over the complaints of a context made by hand.
+    pub fn adopt(&mut self, diagnostics: Vec<Diagnostic>) {
+        self.diagnostics.extend(diagnostics);
+    }
     /// Complains about a property's value.
     pub fn error(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
         let diagnostic = Diagnostic::error(self.full_key(key), message);

@@ -8,11 +8,15 @@ use std::time::Duration;
 use super::SourceContext;
 use super::net::Gauge;
 use crate::io::stop::{Phase, Stop};
+use crate::io::tls::Acceptor;
 use crate::io::{Io, Listener, LocalBoxFuture, Stream};
 use crate::metrics::SourceCounters;
 
 /// How long to wait before accepting again after the kernel refused (out of file descriptors or memory).
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
+
+/// How long a client may take for its part of the TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// The open connections of a source on one shard.
 #[derive(Clone)]
@@ -22,6 +26,7 @@ pub struct Connections {
     counters: Arc<SourceCounters>,
     open: Rc<Gauge>,
     most: usize,
+    tls: Option<Acceptor>,
 }
 
 impl Connections {
@@ -33,7 +38,15 @@ impl Connections {
             counters: cx.counters.clone(),
             open: Rc::default(),
             most,
+            tls: None,
         }
+    }
+
+    /// The same inside TLS, if there is an acceptor.
+    #[must_use]
+    pub fn secured(mut self, tls: Option<Acceptor>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Accepts until the stop; each connection is served by a task of its own.
@@ -70,6 +83,27 @@ impl Connections {
             }
         })
         .await;
+    }
+
+    /// The stream inside TLS, if the source speaks it; `None` if the handshake failed.
+    pub fn handshake(
+        &self,
+        stream: Box<dyn Stream>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Option<Box<dyn Stream>>> + 'static {
+        let (tls, io, name) = (self.tls.clone(), self.io.clone(), self.name.clone());
+        async move {
+            let Some(tls) = tls else { return Some(stream) };
+            let problem = tokio::select! {
+                shaken = tls.accept(stream) => match shaken {
+                    Ok(stream) => return Some(stream),
+                    Err(error) => error.to_string(),
+                },
+                () = io.sleep(HANDSHAKE_TIME) => format!("not finished within {} s", HANDSHAKE_TIME.as_secs()),
+            };
+            tracing::warn!(source = %name, %peer, problem, "TLS handshake failed");
+            None
+        }
     }
 
     /// Waits until all connections are closed, or until nothing is to be waited for any more.

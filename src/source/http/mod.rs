@@ -11,8 +11,10 @@ use std::time::Duration;
 use super::connections::Connections;
 use super::net;
 use super::{Claim, OpenError, Placement, Source, SourceConfig, SourceContext, SourceEntry, SourceError};
-use crate::config::{CommaList, Millis, ParseContext, Port, Positive, Property, PropertySpec};
+use crate::config::tls::{self, ServerTls};
+use crate::config::{CommaList, Millis, ParseContext, Port, Positive, Property, PropertySpec, Words};
 use crate::io::stop::Stop;
+use crate::io::tls::Acceptor;
 use crate::io::{Listener, LocalBoxFuture};
 use handler::Handler;
 use server::Server;
@@ -62,6 +64,18 @@ const HTTP_CONFIGURATION: Property<String> =
 const SERVER_CONNECTOR: Property<String> =
     Property::family("ServerConnector.", "Others than the one above: ignored, as `QueuedThreadPool.`.");
 
+const SSL_FACTORY: Property<String> = Property::family(
+    "SslContextFactory.",
+    "Settings of Flume's web server; ignored, as `QueuedThreadPool.`.",
+);
+const ENABLE_SSL: Property<bool> =
+    Property::absent("enableSSL", "Older name of `ssl`; counts if that is not set.");
+const EXCLUDE_PROTOCOLS: Property<Words> =
+    Property::absent("excludeProtocols", "Older name of `exclude-protocols`; counts if that is not set.");
+const KEYSTORE_PASSWORD: Property<String> =
+    Property::absent("keystorePassword", "Older name of `keystore-password`; counts if that is not set.")
+        .secret();
+
 /// Every property the http source reads.
 pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &BIND,
@@ -75,6 +89,18 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &THREAD_POOL,
     &HTTP_CONFIGURATION,
     &SERVER_CONNECTOR,
+    &SSL_FACTORY,
+    &tls::SSL,
+    &tls::KEYSTORE,
+    &tls::KEYSTORE_PASSWORD,
+    &tls::KEYSTORE_TYPE,
+    &tls::INCLUDE_PROTOCOLS,
+    &tls::EXCLUDE_PROTOCOLS,
+    &tls::INCLUDE_CIPHER_SUITES,
+    &tls::EXCLUDE_CIPHER_SUITES,
+    &ENABLE_SSL,
+    &EXCLUDE_PROTOCOLS,
+    &KEYSTORE_PASSWORD,
 ];
 
 /// Row of the registry.
@@ -105,6 +131,7 @@ pub(super) struct HttpConfig {
     port: u16,
     handler: Handler,
     limits: Limits,
+    tls: Option<ServerTls>,
 }
 
 /// What a client may ask for.
@@ -127,7 +154,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<HttpConfig> {
     let (mandatory, blob_max) = (cx.get_opt(&MANDATORY_PARAMETERS), cx.get(&MAX_BLOB_LENGTH));
     let (body_max, head_max, idle) =
         (cx.get(&MAX_REQUEST_BYTES), cx.get(&REQUEST_HEADER_SIZE), cx.get(&IDLE_TIMEOUT));
-    for family in [&THREAD_POOL, &HTTP_CONFIGURATION, &SERVER_CONNECTOR] {
+    for family in [&THREAD_POOL, &HTTP_CONFIGURATION, &SERVER_CONNECTOR, &SSL_FACTORY] {
         for (key, _) in cx.family(family) {
             let key = format!("{}{key}", PropertySpec::name(family));
             if key != PropertySpec::name(&REQUEST_HEADER_SIZE) && key != PropertySpec::name(&IDLE_TIMEOUT) {
@@ -135,6 +162,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<HttpConfig> {
             }
         }
     }
+    let tls = read_tls(cx);
     let mandatory = mandatory?.map_or(Vec::new(), |list| list.0);
     let handler = match Handler::named(&handler?, mandatory, blob_max?.0) {
         Ok(handler) => handler,
@@ -151,7 +179,26 @@ fn read(cx: &mut ParseContext<'_>) -> Option<HttpConfig> {
         head_bytes_max: head_max?.0.max(HEAD_BYTES_MIN),
         idle: idle?.0,
     };
-    Some(HttpConfig { bind: bind?, port: port?.0, handler, limits })
+    Some(HttpConfig { bind: bind?, port: port?.0, handler, limits, tls: tls? })
+}
+
+/// The TLS properties, under their older names too.
+fn read_tls(cx: &mut ParseContext<'_>) -> Option<Option<ServerTls>> {
+    let mut component = cx.component().clone();
+    let names = [
+        ("enableSSL", "ssl"),
+        ("excludeProtocols", "exclude-protocols"),
+        ("keystorePassword", "keystore-password"),
+    ];
+    for (old, new) in names {
+        if let (Some(setting), None) = (cx.raw(old), cx.raw(new)) {
+            component.settings.insert(new.to_owned(), setting.clone());
+        }
+    }
+    let mut complaints = Vec::new();
+    let tls = tls::parse_server(&mut ParseContext::new(&component, &mut complaints));
+    cx.adopt(complaints);
+    tls
 }
 
 impl SourceConfig for HttpConfig {
@@ -163,10 +210,15 @@ impl SourceConfig for HttpConfig {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
+            let tls = match &self.tls {
+                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
+                None => None,
+            };
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
-            let connections = Connections::new(&cx, CONNECTIONS_MAX);
+            let connections = Connections::new(&cx, CONNECTIONS_MAX).secured(tls);
+            let is_tls = self.tls.is_some();
             let server = Rc::new(Server::new(cx, self));
-            Ok(Box::new(Http { listener, connections, server }) as Box<dyn Source>)
+            Ok(Box::new(Http { listener, connections, server, is_tls }) as Box<dyn Source>)
         })
     }
 }
@@ -176,14 +228,21 @@ struct Http {
     listener: Rc<dyn Listener>,
     connections: Connections,
     server: Rc<Server>,
+    is_tls: bool,
 }
 
 impl Source for Http {
     fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
-            let Self { listener, connections, server } = *self;
+            let Self { listener, connections, server, is_tls: _ } = *self;
             let accepting = connections.accept(&*listener, &stop, |stream, peer| {
-                Box::pin(Rc::clone(&server).serve(stream, peer, stop.clone()))
+                let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
+                let stop = stop.clone();
+                Box::pin(async move {
+                    if let Some(stream) = secured.await {
+                        server.serve(stream, peer, stop).await;
+                    }
+                })
             });
             accepting.await;
             drop(listener);
@@ -194,7 +253,7 @@ impl Source for Http {
     }
     fn describe(&self) -> String {
         match self.listener.local_addr() {
-            Ok(address) => format!("listens on http://{address}"),
+            Ok(address) => format!("listens on {}://{address}", if self.is_tls { "https" } else { "http" }),
             Err(error) => format!("listens on an unknown address ({error})"),
         }
     }

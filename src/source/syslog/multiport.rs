@@ -14,8 +14,10 @@ use super::{CLIENT_HOSTNAME_HEADER, CLIENT_IP_HEADER, ClientHeaders, EVENT_SIZE,
 use crate::codec::charset::Charset;
 use crate::codec::syslog::KeepFields;
 use crate::codec::syslog::multiport::Parser;
+use crate::config::tls::{self, ServerTls};
 use crate::config::{ParseContext, Port, Positive, Property, PropertySpec, PropertyValue, Words};
 use crate::io::stop::Stop;
+use crate::io::tls::Acceptor;
 use crate::io::{Listener, LocalBoxFuture, Stream};
 use crate::source::connections::Connections;
 use crate::source::{
@@ -64,6 +66,14 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &READ_BUFFER_BYTES,
     &READ_BUFFER_SIZE,
     &NUM_PROCESSORS,
+    &tls::SSL,
+    &tls::KEYSTORE,
+    &tls::KEYSTORE_PASSWORD,
+    &tls::KEYSTORE_TYPE,
+    &tls::INCLUDE_PROTOCOLS,
+    &tls::EXCLUDE_PROTOCOLS,
+    &tls::INCLUDE_CIPHER_SUITES,
+    &tls::EXCLUDE_CIPHER_SUITES,
 ];
 
 /// Row of the registry.
@@ -87,6 +97,7 @@ struct Config {
     charset: Charset,
     port_charsets: HashMap<u16, Charset>,
     batch_size: usize,
+    tls: Option<ServerTls>,
 }
 
 /// Text to config.
@@ -98,6 +109,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
     let (host, ports, event_size) = (cx.get(&HOST), cx.get(&PORTS), cx.get(&EVENT_SIZE));
     let (keep, port_header) = (cx.get(&KEEP_FIELDS), cx.get_opt(&PORT_HEADER));
     let (address, name) = (cx.get_opt(&CLIENT_IP_HEADER), cx.get_opt(&CLIENT_HOSTNAME_HEADER));
+    let tls = tls::parse_server(cx);
     let (charset, batch_size) = (cx.get(&CHARSET_DEFAULT), cx.get(&BATCH_SIZE));
     let unused = (cx.get(&READ_BUFFER_BYTES), cx.get_opt(&READ_BUFFER_SIZE), cx.get_opt(&NUM_PROCESSORS));
     let mut is_complete = unused.0.is_some() && unused.1.is_some() && unused.2.is_some();
@@ -146,6 +158,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
         charset: charset?,
         port_charsets,
         batch_size: batch_size?.0,
+        tls: tls?,
     })
 }
 
@@ -161,6 +174,10 @@ impl SourceConfig for Config {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
+            let tls = match &self.tls {
+                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
+                None => None,
+            };
             let mut listeners = Vec::with_capacity(self.ports.len());
             for port in &self.ports {
                 let listener = net::listen(&cx.io, &self.host, *port).await.map_err(|mut error| {
@@ -172,7 +189,7 @@ impl SourceConfig for Config {
                 })?;
                 listeners.push(listener);
             }
-            let connections = Connections::new(&cx, CONNECTIONS_MAX);
+            let connections = Connections::new(&cx, CONNECTIONS_MAX).secured(tls);
             let server = Rc::new(Server { shared: Shared::new(cx), config: self, names: Names::default() });
             Ok(Box::new(Multiport { listeners, connections, server }) as Box<dyn Source>)
         })
@@ -221,7 +238,13 @@ impl Source for Multiport {
                 accepting.spawn_local(async move {
                     let port = listener.local_addr().map_or(0, |address| address.port());
                     let accept = connections.accept(&*listener, &stop, |stream, peer| {
-                        Box::pin(Rc::clone(&server).serve(stream, peer, port, stop.clone()))
+                        let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
+                        let stop = stop.clone();
+                        Box::pin(async move {
+                            if let Some(stream) = secured.await {
+                                server.serve(stream, peer, port, stop).await;
+                            }
+                        })
                     });
                     accept.await;
                 });

@@ -13,9 +13,11 @@ use super::stream::{CONNECTIONS_MAX, Shared, serve};
 use super::{
     CLIENT_HOSTNAME_HEADER, CLIENT_IP_HEADER, ClientHeaders, EVENT_SIZE, HOST, KEEP_FIELDS, Names, sender,
 };
+use crate::config::tls::{self, ServerTls};
 use crate::config::{ParseContext, Port, Property, PropertySpec};
 use crate::event::Headers;
 use crate::io::stop::Stop;
+use crate::io::tls::Acceptor;
 use crate::io::{Listener, LocalBoxFuture, Stream};
 use crate::source::connections::Connections;
 use crate::source::{
@@ -36,6 +38,14 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &FORMAT_SEARCH,
     &FORMAT_REPLACE,
     &FORMAT_DATE,
+    &tls::SSL,
+    &tls::KEYSTORE,
+    &tls::KEYSTORE_PASSWORD,
+    &tls::KEYSTORE_TYPE,
+    &tls::INCLUDE_PROTOCOLS,
+    &tls::EXCLUDE_PROTOCOLS,
+    &tls::INCLUDE_CIPHER_SUITES,
+    &tls::EXCLUDE_CIPHER_SUITES,
 ];
 
 /// Row of the registry.
@@ -55,6 +65,7 @@ struct Config {
     event_size: usize,
     format: Format,
     client: ClientHeaders,
+    tls: Option<ServerTls>,
 }
 
 /// Text to config.
@@ -65,6 +76,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
 fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
     let (host, port, event_size) = (cx.get(&HOST), cx.get(&PORT), cx.get(&EVENT_SIZE));
     let (address, name) = (cx.get_opt(&CLIENT_IP_HEADER), cx.get_opt(&CLIENT_HOSTNAME_HEADER));
+    let tls = tls::parse_server(cx);
     let format = Format::parse(cx);
     Some(Config {
         host: host?,
@@ -72,6 +84,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
         event_size: event_size?.0,
         format: format?,
         client: ClientHeaders { address: address?, name: name? },
+        tls: tls?,
     })
 }
 
@@ -84,8 +97,12 @@ impl SourceConfig for Config {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
+            let tls = match &self.tls {
+                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
+                None => None,
+            };
             let listener = net::listen(&cx.io, &self.host, self.port).await.map_err(super::blame_host)?;
-            let connections = Connections::new(&cx, CONNECTIONS_MAX);
+            let connections = Connections::new(&cx, CONNECTIONS_MAX).secured(tls);
             let server = Rc::new(Server { shared: Shared::new(cx), config: self, names: Names::default() });
             Ok(Box::new(SyslogTcp { listener, connections, server }) as Box<dyn Source>)
         })
@@ -138,7 +155,13 @@ impl Source for SyslogTcp {
         Box::pin(async move {
             let Self { listener, connections, server } = *self;
             let accepting = connections.accept(&*listener, &stop, |stream, peer| {
-                Box::pin(Rc::clone(&server).serve(stream, peer, stop.clone()))
+                let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
+                let stop = stop.clone();
+                Box::pin(async move {
+                    if let Some(stream) = secured.await {
+                        server.serve(stream, peer, stop).await;
+                    }
+                })
             });
             accepting.await;
             drop(listener);
