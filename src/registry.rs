@@ -39,8 +39,15 @@ pub const SOURCES: &[SourceEntry] = &[
 pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY, file::ENTRY];
 
 /// Every sink.
-pub const SINKS: &[SinkEntry] =
-    &[avro_sink::ENTRY, thrift_sink::ENTRY, file_roll::ENTRY, hdfs::ENTRY, logger::ENTRY, null::ENTRY];
+pub const SINKS: &[SinkEntry] = &[
+    crate::sink::http::ENTRY,
+    avro_sink::ENTRY,
+    thrift_sink::ENTRY,
+    file_roll::ENTRY,
+    hdfs::ENTRY,
+    logger::ENTRY,
+    null::ENTRY,
+];
 
 /// Every interceptor.
 pub const INTERCEPTORS: &[InterceptorEntry] = &[

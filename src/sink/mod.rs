@@ -15,6 +15,7 @@ pub mod avro;
 pub mod file_roll;
 mod group;
 pub mod hdfs;
+pub mod http;
 pub mod logger;
 pub mod null;
 pub mod rpc;
