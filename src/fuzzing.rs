@@ -28,6 +28,10 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("scribe_server", scribe_server),
     ("legacy_servers", legacy_servers),
     ("keystore", keystore),
+    ("flume_json", flume_json),
+    ("syslog", syslog),
+    ("java_regex", java_regex),
+    ("date_pattern", date_pattern),
 ];
 
 /// Headers of events as a file channel stores them.
@@ -115,4 +119,61 @@ pub fn legacy_servers(data: &[u8]) {
 pub fn keystore(data: &[u8]) {
     let _ = crate::codec::keystore::read(data, Some("changeit"));
     let _ = crate::codec::keystore::read(data, None);
+}
+
+/// Requests to the http source, as UTF-8 and as UTF-16.
+pub fn flume_json(data: &[u8]) {
+    use crate::codec::charset::Charset;
+    for charset in [Charset::Utf8, Charset::Utf16] {
+        if let Ok(batch) = crate::codec::flume_json::read_events(&charset.decode(data), charset) {
+            (0..batch.len()).for_each(|index| batch.headers(index).for_each(drop));
+        }
+    }
+}
+
+/// A stream of syslog messages through the framing and both parsers. The first byte is the event size.
+pub fn syslog(data: &[u8]) {
+    use crate::codec::charset::Charset;
+    use crate::codec::syslog::{KeepFields, classic, frame::Framer, multiport};
+    use crate::event::{BatchBuilder, Separator};
+    let Some((size, stream)) = data.split_first() else { return };
+    let keep = KeepFields::named("priority version timestamp hostname");
+    let mut framer = Framer::new(usize::from(*size));
+    let mut classic = classic::Parser::new(keep, None, jiff::tz::TimeZone::UTC);
+    let mut multiport = multiport::Parser::new(keep);
+    let mut batch = BatchBuilder::new(Separator::None);
+    let mut at = 0;
+    while let Some(frame) = framer.last(stream, &mut at) {
+        let message = &stream[frame.start..frame.end];
+        classic.push(message, frame.is_cut, 1_795_132_800, &mut batch);
+        multiport.push(message, frame.is_cut, Charset::Utf8, 1_795_132_800_000, &mut batch);
+    }
+    let batch = batch.finish();
+    (0..batch.len()).for_each(|index| batch.headers(index).for_each(drop));
+}
+
+/// An expression, a replacement and a text, with line feeds between them.
+pub fn java_regex(data: &[u8]) {
+    use crate::codec::java_regex::{JavaRegex, Replacement, as_java_sees};
+    let mut parts = data.splitn(3, |byte| *byte == b'\n');
+    let mut part = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    let (pattern, replacement, text) = (part(), part(), part());
+    let Ok(regex) = JavaRegex::new(&pattern) else { return };
+    let _ = regex.is_match(text.as_bytes());
+    if let Ok(replacement) = Replacement::new(&replacement, &regex) {
+        let mut out = bytes::BytesMut::new();
+        regex.replace_all(&as_java_sees(text.as_bytes()), &replacement, &mut regex.groups(), &mut out);
+    }
+}
+
+/// A date pattern and a date, with a line feed between them.
+pub fn date_pattern(data: &[u8]) {
+    use crate::codec::date_pattern::{DatePattern, Dialect};
+    let text = String::from_utf8_lossy(data);
+    let (pattern, date) = text.split_once('\n').unwrap_or((&text, ""));
+    for dialect in [Dialect::Joda, Dialect::SimpleDateFormat] {
+        if let Ok(pattern) = DatePattern::new(pattern, dialect) {
+            let _ = pattern.parse(date, &jiff::tz::TimeZone::UTC, 2026);
+        }
+    }
 }
