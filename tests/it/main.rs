@@ -6,6 +6,7 @@ mod crash;
 mod flume_peer;
 mod fuzz_corpus;
 mod guide;
+mod http;
 mod layers;
 mod peers;
 mod registry;
