@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod agent;
 mod arguments;
 mod avro_client;
+mod channel;
 mod describe;
 mod flume_env;
 mod load;
@@ -54,6 +55,12 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Say everything that is wrong with a flow, without starting it
     Check(load::FlowArgs),
+    /// Look at file channels, verify and repair them
+    #[command(subcommand, after_help = channel::HELP)]
+    Channel(channel::ChannelCommand),
+    /// Flume's tools
+    #[command(subcommand)]
+    Tool(channel::ToolCommand),
     /// List the components, or the properties of one
     Describe(describe::DescribeArgs),
     /// Send the lines of a file to the avro source of an agent
@@ -77,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::AvroClient(args) => avro_client::run(args),
         Command::Agent(args) => agent::run(args, arguments.properties),
         Command::Check(args) => load::check(&args, arguments.properties),
+        Command::Channel(command) => channel::run(command),
+        Command::Tool(command) => channel::tool(command),
         Command::Describe(args) => describe::run(&args),
         Command::Version => {
             report::line(&format!("Millrace {}", env!("CARGO_PKG_VERSION")));

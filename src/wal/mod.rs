@@ -16,10 +16,12 @@ use crate::io::{Io, Lock};
 
 pub mod frame;
 mod housekeeping;
+pub mod inspect;
 pub mod marks;
 mod prepare;
 mod reader;
 mod recovery;
+pub mod repair;
 pub mod segment;
 pub mod state;
 mod writer;

@@ -211,7 +211,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
 }
 
 /// Which run of the kernel this is.
-async fn boot(io: &Io) -> u64 {
+pub(super) async fn boot(io: &Io) -> u64 {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let Ok(file) = io.open(path, OpenOptions::READ).await else { return 0 };
     match file.read_at(Vec::with_capacity(64), 0).await {

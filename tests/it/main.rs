@@ -2,6 +2,7 @@
 
 mod avro;
 mod cli;
+mod channel_tools;
 mod crash;
 mod flume_peer;
 mod fuzz_corpus;

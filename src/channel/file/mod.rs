@@ -16,7 +16,7 @@ use crate::config::{CommaList, ParseContext, Property, PropertySpec, PropertyVal
 use crate::io::{Io, LocalBoxFuture};
 use crate::wal::{Durability, LogOptions, MarkTable, OnDamage, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 
-mod payload;
+pub mod payload;
 #[cfg(test)]
 mod tests;
 mod transaction;
