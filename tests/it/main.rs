@@ -1,8 +1,8 @@
 //! One integration binary: real processes, real sockets.
 
 mod avro;
-mod cli;
 mod channel_tools;
+mod cli;
 mod crash;
 mod flume_peer;
 mod fuzz_corpus;
