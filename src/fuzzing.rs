@@ -21,6 +21,7 @@ use crate::event::{EventBatch, EventHeaders};
 /// Name of each target, and what it does with the bytes.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("event_headers", event_headers),
+    ("flume_file_channel", flume_file_channel),
     ("avro_server", avro_server),
     ("avro_client", avro_client),
     ("columns", columns),
@@ -174,6 +175,32 @@ pub fn date_pattern(data: &[u8]) {
     for dialect in [Dialect::Joda, Dialect::SimpleDateFormat] {
         if let Ok(pattern) = DatePattern::new(pattern, dialect) {
             let _ = pattern.parse(date, &jiff::tz::TimeZone::UTC, 2026);
+        }
+    }
+}
+
+/// Flume's own file channel: a log and, behind its first bytes, metadata and a checkpoint.
+///
+/// The first three bytes say how large the metadata, the checkpoint and its own metadata are.
+pub fn flume_file_channel(data: &[u8]) {
+    use crate::codec::flume_file_channel::{checkpoint, log, replay};
+    let (sizes, rest) = data.split_at(data.len().min(3));
+    let size = |i: usize| sizes.get(i).map_or(0, |n| usize::from(*n));
+    let (meta, rest) = rest.split_at(size(0).min(rest.len()));
+    let (checkpoint_meta, rest) = rest.split_at(size(1).min(rest.len()));
+    let (inflight, rest) = rest.split_at((size(2) * 8).min(rest.len()));
+    let stored = checkpoint::read(rest, checkpoint_meta, &[], inflight).ok();
+    let file =
+        replay::LogFile { bytes: Bytes::copy_from_slice(rest), meta: log::meta(meta).ok(), decrypt: None };
+    let logs: replay::Logs = [(1, file)].into_iter().collect();
+    for checkpoint in [None, stored.as_ref()] {
+        for pointer in replay::replay(&logs, checkpoint).queue {
+            let _ = replay::at(&logs, pointer, |record| {
+                if let log::Body::Put(event) = &record.body {
+                    event.headers().for_each(drop);
+                    event.is_sound();
+                }
+            });
         }
     }
 }

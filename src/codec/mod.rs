@@ -6,6 +6,7 @@ pub mod charset_lines;
 pub mod columns;
 pub mod date_pattern;
 pub mod escape;
+pub mod flume_file_channel;
 pub mod flume_json;
 pub mod hadoop_codec;
 pub mod headers;

@@ -249,7 +249,73 @@ fn other_directories_are_refused() {
     assert!(code == 2 && err.contains("holds no file channel"), "{err}");
     fs::write(dir.path().join("log-1"), "").expect("write");
     let (code, _, err) = channel(&["cat", text(dir.path())]);
-    assert!(code == 2 && err.contains("file channel of Apache Flume"), "{err}");
+    assert!(code == 2 && err.contains("millrace channel import"), "{err}");
     let (code, _, err) = channel(&["fsck", text(&dir.path().join("nowhere"))]);
     assert!(code == 2 && err.contains("cannot be read"), "{err}");
+}
+
+/// Copies a directory written by Apache Flume, so that a test may change it.
+fn flume_channel(name: &str, to: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flume-file-channel").join(name);
+    for file in crate::util::files(&from) {
+        let target = to.join(file.strip_prefix(&from).expect("below"));
+        fs::create_dir_all(target.parent().expect("a parent")).expect("a directory");
+        fs::copy(&file, &target).expect("a copy");
+    }
+}
+
+#[test]
+fn channels_of_flume_are_imported() {
+    for name in
+        ["fc-checkpoint", "fc-no-checkpoint", "fc-killed", "fc-killed-inflight", "fc-interrupted-roll"]
+    {
+        let dir = scratch();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        flume_channel(name, &old);
+        let (code, out, err) = channel(&["import", text(&old), "--to", text(&new)]);
+        assert!(code == 0 && out.contains("7 events imported"), "{name}: {out}{err}");
+        assert_eq!(out.contains("without a checkpoint"), !name.contains("killed") && name != "fc-checkpoint");
+        let (code, out, err) = channel(&["cat", "--json", text(&new)]);
+        assert_eq!(code, 0, "{err}");
+        let events = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        for (event, n) in events.zip(3..) {
+            assert_eq!(event["body"], format!("{n:010} xxxxxxxxx"), "{name}");
+            assert_eq!(event["headers"], serde_json::json!({"n": n.to_string(), "host": "web1"}), "{name}");
+        }
+        assert_eq!(out.lines().count(), 7);
+        assert_eq!(channel(&["fsck", text(&new)]).0, 0);
+        // Once more, from the data directory; the new one is taken.
+        let data = old.join("data");
+        let (code, _, err) = channel(&["import", text(&data), "--to", text(&new)]);
+        assert!(code == 2 && err.contains("exists already"), "{err}");
+    }
+}
+
+#[test]
+fn a_damaged_channel_of_flume_is_not_imported_in_silence() {
+    let dir = scratch();
+    let old = dir.path().join("old");
+    flume_channel("fc-no-checkpoint", &old);
+    let log = old.join("data/log-1");
+    let mut bytes = fs::read(&log).expect("the log");
+    let at = bytes.windows(10).position(|w| w == b"0000000006").expect("event 6");
+    bytes[at + 12] ^= 1;
+    fs::write(&log, bytes).expect("write");
+    let new = dir.path().join("new");
+    let (code, _, err) = channel(&["import", text(&old), "--to", text(&new)]);
+    assert!(code == 1 && err.contains("checksum") && err.contains("--skip-damaged"), "{err}");
+    let (code, out, err) = channel(&["import", text(&old), "--to", text(&new), "--skip-damaged"]);
+    assert!(code == 0 && out.contains("6 events imported") && out.contains("1 event left out"), "{out}{err}");
+
+    // A log whose second record starts with nonsense.
+    let mut bytes = fs::read(&log).expect("the log");
+    bytes[0x56] = 0x11;
+    fs::write(&log, bytes).expect("write");
+    let new = dir.path().join("other");
+    let (code, out, err) = channel(&["import", text(&old), "--to", text(&new)]);
+    assert!(code == 1 && out.contains("log-1: cannot be read from offset 86"), "{out}{err}");
+    assert!(!new.exists() && err.contains("--skip-damaged"), "{err}");
+
+    let (code, _, err) = channel(&["import", text(dir.path()), "--to", text(&new)]);
+    assert!(code == 2 && err.contains("holds no file channel of Flume"), "{err}");
 }

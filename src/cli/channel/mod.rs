@@ -15,6 +15,7 @@ use crate::wal::{STATE_FILE, WalError, segment};
 mod cat;
 mod events;
 mod fsck;
+mod import;
 mod output;
 mod progress;
 mod repair;
@@ -30,6 +31,7 @@ Examples:
   millrace channel fsck /data1/flume /data2/flume          reads and verifies every byte; the agent must be stopped
   millrace channel salvage /data1/flume --to /data1/new    every readable event of a damaged channel, into a new one
   millrace channel truncate-to /data1/flume/shard-0 --position 20480
+  millrace channel import ~/.flume/file-channel --to /data1/millrace     a channel written by Apache Flume
 
 Exit code 0: all well; 1: something is wrong with the data; 2: the command cannot be carried out as typed.";
 
@@ -48,6 +50,8 @@ pub enum ChannelCommand {
     Salvage(repair::SalvageArgs),
     /// Cut a log at a position; what is cut off is kept in a backup directory
     TruncateTo(repair::TruncateArgs),
+    /// Bring the events of a file channel written by Apache Flume into a new directory
+    Import(import::ImportArgs),
 }
 
 /// Which channels.
@@ -80,6 +84,7 @@ pub fn run(command: ChannelCommand) -> ExitCode {
             ChannelCommand::Export(args) => cat::export(&io, &args).await,
             ChannelCommand::Salvage(args) => repair::salvage(&io, &args).await,
             ChannelCommand::TruncateTo(args) => repair::truncate(&io, &args).await,
+            ChannelCommand::Import(args) => import::run(&io, &args).await,
         }
     }))
 }
@@ -177,7 +182,9 @@ fn logs_in(directory: &Path) -> Result<Vec<ShardLog>, Stopped> {
     if shards.is_empty() {
         let theirs = names.iter().any(|n| n.strip_prefix("log-").is_some_and(|n| n.parse::<u32>().is_ok()));
         let hint = match theirs {
-            true => "this is a file channel of Apache Flume; the agent's own logs lie in directories named shard-0, shard-1, ...".to_owned(),
+            true => format!(
+                "this is a file channel of Apache Flume: millrace channel import {shown} --to NEW_DIR"
+            ),
             false => "name one of the channel's dataDirs, as the flow has them".to_owned(),
         };
         return Err(refuse(shown, "holds no file channel", hint));

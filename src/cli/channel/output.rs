@@ -91,6 +91,12 @@ impl NewLog {
         Ok(())
     }
 
+    /// Removes what was written so far; the complaint passes through.
+    pub async fn abandon(self, stopped: Stopped) -> Stopped {
+        let _ = self.log.remove().await;
+        stopped
+    }
+
     /// Makes everything durable and gives the directory its name.
     pub async fn finish(self) -> Result<u64, Stopped> {
         if let Some(commit) = self.last {
