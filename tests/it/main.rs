@@ -8,6 +8,7 @@ mod flume_peer;
 mod fuzz_corpus;
 mod guide;
 mod http;
+mod hdfs;
 mod layers;
 mod peers;
 mod registry;
