@@ -101,12 +101,16 @@ impl OpenFile {
         self.size += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let began = lane.io.now();
+        let mut told = false;
         let mut result = writer.write(pieces, lane.sync).await;
         while let Err(error) = &result {
             if error.kind != FsErrorKind::Wait || lane.io.now() - began > SAFE_MODE_LIMIT {
                 break;
             }
-            tracing::debug!(file = %self.in_use, %error, "waiting for the end of safe mode");
+            if !told {
+                told = true;
+                tracing::warn!(file = %self.in_use, %error, "waiting for the end of safe mode");
+            }
             lane.io.sleep(SAFE_MODE_PAUSE).await;
             result = writer.write(Vec::new(), true).await;
         }
