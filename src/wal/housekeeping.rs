@@ -95,12 +95,20 @@ impl Inner {
         if let Some(flush) = flush
             && let Err(error) = flush.await
         {
+            self.state_error(0);
             tracing::warn!(%channel, directory = %self.options.directory.display(), %error, "cannot sync the consumer's position; after a power loss events may come twice");
         }
-        for directory in &self.options.copies {
+        for (index, directory) in self.options.copies.iter().enumerate() {
             if let Err(error) = self.copy_state(directory, &bytes).await {
+                self.state_error(index);
                 tracing::warn!(%channel, directory = %directory.display(), %error, "cannot write the copy of the consumer's position");
             }
+        }
+    }
+
+    fn state_error(&self, index: usize) {
+        if let Some(counter) = self.state_errors.borrow().get(index) {
+            counter.add(1);
         }
     }
 
@@ -115,7 +123,7 @@ impl Inner {
 
     /// Gives back segments whose events are all acknowledged.
     pub(super) fn reclaim(self: &Rc<Self>) {
-        if self.reclaiming.get() || self.reclaimable().is_none() {
+        if self.closed.get() || self.reclaiming.get() || self.reclaimable().is_none() {
             return;
         }
         self.reclaiming.set(true);
@@ -131,21 +139,26 @@ impl Inner {
                 inner.segments.borrow_mut().pop_front();
             }
             inner.reclaiming.set(false);
+            inner.room.notify_waiters();
         });
     }
 
     fn reclaimable(&self) -> Option<Rc<Segment>> {
         let segments = self.segments.borrow();
-        let (first, second) = (segments.front()?, segments.get(1)?);
+        let first = segments.front()?;
         let done = first.end.get() <= self.consumer.borrow().tracker.low_position;
-        // The marks must be durable further on.
-        (done && second.opening_end.get() <= self.durable.get()).then(|| first.clone())
+        // The marks must be durable further on. The next segment may have lost its snapshot with the power.
+        let mut later = segments.iter().skip(1);
+        (done && later.any(|s| s.opening_end.get() <= self.durable.get())).then(|| first.clone())
     }
 
     /// Keeps a file for the next segment if it has the size wanted then, and removes it otherwise.
     async fn recycle(&self, segment: &Rc<Segment>) -> Result<(), WalError> {
         let wanted = self.writer.borrow().segment_size;
-        let keep = segment.size == wanted
+        // Whoever prepares the next segment may be taking the spare file just now.
+        let turn = self.preparing.try_acquire();
+        let keep = turn.is_ok()
+            && segment.size == wanted
             && self.spare.get().is_none()
             && segment.is_unshared()
             && !self.options.take_only;
@@ -182,7 +195,9 @@ impl Inner {
             self.reader.borrow_mut().skip_to(self.visible.get());
             self.consumer.borrow_mut().tracker.pass(self.visible.get());
         }
-        if self.spare.take().is_some() {
+        if let Ok(_turn) = self.preparing.acquire().await
+            && self.spare.take().is_some()
+        {
             let _ = self.io.remove_file(&segment::spare_path(&self.options.directory)).await;
         }
         drop(turn);
@@ -217,7 +232,14 @@ impl Inner {
         self.save_state().await;
         self.room.notify_waiters();
         self.ready.notify_waiters();
-        // Wait for the file that is being prepared, so that the next owner finds nothing half made.
+        // Wait for files that are being prepared or given back: the next owner must find nothing half made.
+        loop {
+            let done = self.room.notified();
+            if !self.reclaiming.get() {
+                break;
+            }
+            done.await;
+        }
         drop(self.preparing.acquire().await);
         *self.lock.borrow_mut() = None;
     }

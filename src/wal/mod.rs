@@ -13,10 +13,12 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::io::{Io, Lock};
+use crate::metrics::Counter;
 
 pub mod frame;
 mod housekeeping;
 pub mod inspect;
+mod listing;
 pub mod marks;
 mod prepare;
 mod reader;
@@ -24,6 +26,8 @@ mod recovery;
 pub mod repair;
 pub mod segment;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use marks::{Mark, MarkTable};
@@ -257,6 +261,8 @@ struct Inner {
     reader: RefCell<Reader>,
     consumer: RefCell<Consumer>,
     reclaiming: Cell<bool>,
+    /// One per copy of the state: failures to write it. The first counts failed syncs too.
+    state_errors: RefCell<Vec<Arc<Counter>>>,
     lock: RefCell<Option<Box<dyn Lock>>>,
 }
 
@@ -275,6 +281,25 @@ impl Consumer {
             page.store(&mut self.state, &self.tracker);
         }
     }
+}
+
+/// Creates a directory and its parents so that a power loss does not take them away again.
+///
+/// Parents that were there already are synced too: the process that made them may have died before it could.
+///
+/// # Errors
+/// As [`crate::io::Engine::create_dir_all`] and [`crate::io::Engine::sync_dir`].
+pub async fn create_directory(io: &Io, directory: &Path) -> io::Result<()> {
+    io.create_dir_all(directory).await?;
+    for above in directory.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match io.sync_dir(above).await {
+            // A directory that cannot be opened was not made by this user.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 impl Log {
@@ -357,6 +382,12 @@ impl Log {
         let consumer = self.0.consumer.borrow();
         let end = self.0.writer.borrow().next_seq;
         end.saturating_sub(consumer.tracker.low_seq).saturating_sub(consumer.tracker.acked_above())
+    }
+
+    /// Where failures to sync or copy the consumer's position are counted: one counter per copy, the first
+    /// for syncs too.
+    pub fn count_state_errors(&self, counters: Vec<Arc<Counter>>) {
+        *self.0.state_errors.borrow_mut() = counters;
     }
 
     /// The error after which nothing more is acknowledged.

@@ -180,8 +180,24 @@ impl Inner {
             };
             let end = header.end();
             let end_seq = header.first_seq + u64::from(header.events);
-            reader.cursor = end;
             let mut consumer = self.consumer.borrow_mut();
+            let missing = header.first_seq.saturating_sub(reader.next_seq.max(consumer.tracker.low_seq));
+            if header.kind == FrameKind::Data && missing > 0 {
+                let damage = Damage {
+                    path: segment.path.clone(),
+                    offset: segment.offset(position),
+                    size: 0,
+                    events: Some(missing),
+                };
+                let channel = &self.options.channel;
+                if self.options.on_damage == OnDamage::Stop {
+                    tracing::error!(%channel, %damage, "events before this place are missing: takes stop here");
+                    reader.damaged = Some(damage.clone());
+                    return Err(WalError::Damaged(damage));
+                }
+                tracing::error!(%channel, %damage, "events before this place are missing: skipped");
+            }
+            reader.cursor = end;
             if header.kind == FrameKind::Data {
                 if header.first_seq > reader.next_seq {
                     // Events that damage took: they are done with.
@@ -286,7 +302,9 @@ impl Inner {
         if reader.cursor != position {
             return Ok(());
         }
-        match self.options.on_damage {
+        // Without events (a snapshot of marks): nothing is lost by going on.
+        let on_damage = if damage.events == Some(0) { OnDamage::Skip } else { self.options.on_damage };
+        match on_damage {
             OnDamage::Stop => {
                 tracing::error!(%channel, %damage, "the log is damaged: takes stop here");
                 reader.damaged = Some(damage);

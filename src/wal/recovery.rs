@@ -6,17 +6,17 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::frame::{FLAG_FIRST, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at};
+use super::listing::{self, Found};
 use super::marks::MarkTable;
 use super::reader::Reader;
-use super::segment::{self, BLOCK_SIZE, Block, Segment, SegmentFooter, SegmentHeader};
+use super::segment::Segment;
 use super::state::{PAGE_SIZE, State, StatePage, Tracker};
 use super::writer::{SNAPSHOT_FIXED, Writer};
-use super::{Consumer, Inner, LogOptions, Recovered, WalError};
+use super::{Consumer, Inner, LogOptions, Recovered, WalError, create_directory};
 use crate::component::stable_hash;
 use crate::io::{Io, OpenOptions};
 
@@ -30,12 +30,6 @@ const WINDOW: u64 = 1 << 20;
 /// Path of a copy of a log's state page.
 pub(super) fn copy_path(directory: &Path, log_id: u64) -> PathBuf {
     directory.join(format!("{log_id:016x}.state"))
-}
-
-struct Found {
-    header: SegmentHeader,
-    footer: Option<SegmentFooter>,
-    segment: Rc<Segment>,
 }
 
 /// What the frames say.
@@ -122,14 +116,14 @@ pub(super) async fn find_frame(
 pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recovered), WalError> {
     let directory = options.directory.clone();
     let at = |error| WalError::io(&directory)(error);
-    io.create_dir_all(&directory).await.map_err(at)?;
+    create_directory(io, &directory).await.map_err(at)?;
     let lock = io.lock(&directory.join(LOCK_FILE)).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => WalError::Locked(directory.clone()),
         _ => at(error),
     })?;
     let boot = boot(io).await;
     let (page, stored) = open_page(io, &directory).await?;
-    let mut listing = list(io, &directory, stored.as_ref()).await?;
+    let mut listing = listing::list(io, &options, stored.as_ref()).await?;
     let log_id = listing.log_id.unwrap_or_else(|| io.random().max(1));
     let mut state = stored.filter(|s| s.log_id == log_id);
     if state.is_none() && !listing.live.is_empty() {
@@ -145,6 +139,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     let durable = state.as_ref().filter(|_| exact || !mapped).map_or(0, |s| s.durable);
     let snapshot = state.as_ref().map_or(0, |s| s.snapshot);
     let end = find_end(io, &options, &mut listing.live, log_id, durable, exact, snapshot).await?;
+    listing::repair(io, &listing.live).await?;
     for file in &listing.dropped {
         io.remove_file(file).await.map_err(WalError::io(file))?;
     }
@@ -204,6 +199,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
         reader: RefCell::new(Reader::new(low_position, low_seq)),
         consumer: RefCell::new(consumer),
         reclaiming: Cell::new(false),
+        state_errors: RefCell::default(),
         lock: RefCell::new(Some(lock)),
         options,
     };
@@ -232,8 +228,9 @@ async fn open_page(io: &Io, directory: &Path) -> Result<(StatePage, Option<State
         whole.resize(PAGE_SIZE, 0);
         file.write_at(whole.into(), 0).await.map_err(wrap)?;
         file.sync_data().await.map_err(wrap)?;
-        io.sync_dir(directory).await.map_err(wrap)?;
     }
+    // Also if it was there: its maker may have died before this.
+    io.sync_dir(directory).await.map_err(wrap)?;
     let map = file.map_mut(PAGE_SIZE).map_err(wrap)?;
     Ok((StatePage::new(map), State::from_page(&bytes)))
 }
@@ -252,146 +249,6 @@ async fn read_copies(io: &Io, copies: &[PathBuf], log_id: u64) -> Option<State> 
     best.map(|state| State { durable: 0, boot: 0, ..state })
 }
 
-struct Listing {
-    log_id: Option<u64>,
-    live: Vec<Found>,
-    /// Segments that a later one declared void.
-    dropped: Vec<PathBuf>,
-    spare: Option<u64>,
-    next_number: u64,
-    next_base: u64,
-    generation: u64,
-}
-
-async fn list(io: &Io, directory: &Path, state: Option<&State>) -> Result<Listing, WalError> {
-    let entries = io.read_dir(directory).await.map_err(WalError::io(directory))?;
-    let names = entries.into_iter().filter_map(|(name, _)| name.into_string().ok());
-    let mut numbers = Vec::new();
-    let mut spare = None;
-    for name in names {
-        let path = directory.join(&name);
-        if name.ends_with(".tmp") {
-            io.remove_file(&path).await.map_err(WalError::io(&path))?;
-        } else if path == segment::spare_path(directory) {
-            spare = Some(io.metadata(&path).await.map_err(WalError::io(&path))?.size_bytes);
-        } else if let Some(number) = segment::file_number(&name) {
-            numbers.push((number, path));
-        }
-    }
-    numbers.sort();
-    let next_number = numbers.last().map_or(0, |(number, _)| *number) + 1;
-    let mut listing = Listing {
-        log_id: None,
-        live: Vec::new(),
-        dropped: Vec::new(),
-        spare,
-        next_number,
-        next_base: 0,
-        generation: state.map_or(0, |s| s.generation),
-    };
-    // First pass: the headers, and with them the log's identity.
-    let mut blocks = Vec::new();
-    for (number, path) in numbers {
-        let file = io.open(&path, OpenOptions::READ).await.map_err(WalError::io(&path))?;
-        let size = file.metadata().await.map_err(WalError::io(&path))?.size_bytes;
-        let block = SegmentHeader::decode(&read_block(&*file, &path, 0).await?);
-        if let Block::Newer(version) = block {
-            return Err(WalError::Newer { path, version });
-        }
-        if let Block::Valid(header) = &block
-            && header.number == number
-        {
-            listing.log_id.get_or_insert(header.log_id);
-        }
-        blocks.push((number, path, file, size, block));
-    }
-    if let (None, Some(state)) = (listing.log_id, state) {
-        listing.log_id = Some(state.log_id).filter(|id| *id != 0);
-    }
-    let Some(log_id) = listing.log_id else {
-        for (_, path, ..) in blocks {
-            io.remove_file(&path).await.map_err(WalError::io(&path))?;
-        }
-        return Ok(listing);
-    };
-    for (number, path, file, size, block) in blocks {
-        let ours = |h: &SegmentHeader| h.number == number && h.log_id == log_id && h.size <= size;
-        let blank = matches!(block, Block::Absent);
-        let header = match block {
-            Block::Valid(header) if ours(&header) => Some(header),
-            Block::Valid(header) if header.number != number => None,
-            _ if blank => None,
-            _ => {
-                // The header is gone, but frames say where they belong.
-                let head = read_block(&*file, &path, BLOCK_SIZE).await?;
-                rebuild(&head, log_id, number, size, &listing)
-            }
-        };
-        let Some(header) = header else {
-            if !blank && matches!(SegmentHeader::decode(&read_block(&*file, &path, 0).await?), Block::Damaged)
-            {
-                let kept = path.with_extension("seg.damaged");
-                tracing::error!(
-                    file = %path.display(), kept = %kept.display(),
-                    "the header of a log file and its first frame are damaged; the file is put aside"
-                );
-                io.rename(&path, &kept).await.map_err(WalError::io(&path))?;
-                listing.next_base += size;
-            } else {
-                // Prepared and never used.
-                listing.dropped.push(path);
-            }
-            continue;
-        };
-        listing.next_base = listing.next_base.max(header.base + header.size);
-        if header.reopened {
-            while listing.live.last().is_some_and(|f| f.header.number > header.previous) {
-                listing.dropped.extend(listing.live.pop().map(|f| f.segment.path.clone()));
-            }
-        }
-        let footer_at = header.size - BLOCK_SIZE.min(header.size);
-        let footer = SegmentFooter::decode(&read_block(&*file, &path, footer_at).await?).valid();
-        let footer = footer.filter(|f| f.number == number && f.log_id == log_id);
-        let segment = Rc::new(Segment::new(&header, path, None));
-        listing.live.push(Found { header, footer, segment });
-    }
-    Ok(listing)
-}
-
-async fn read_block(file: &dyn crate::io::File, path: &Path, offset: u64) -> Result<Vec<u8>, WalError> {
-    let (result, bytes) = file.read_at(Vec::with_capacity(BLOCK_SIZE as usize), offset).await;
-    result.map_err(WalError::io(path))?;
-    Ok(bytes)
-}
-
-/// A header as the first frame of the file implies it.
-fn rebuild(frame: &[u8], log_id: u64, number: u64, size: u64, listing: &Listing) -> Option<SegmentHeader> {
-    let position = frame.get(16..24).map(|b| u64_at(b, 0))?;
-    let header = FrameHeader::read(frame, position, log_id).ok()?;
-    let base = position.checked_sub(BLOCK_SIZE)?;
-    if base < listing.next_base {
-        return None; // left by an earlier use of the file
-    }
-    tracing::error!(number, "the header of a log file is damaged; it was rebuilt from the file's frames");
-    let previous = listing.live.last().map_or(0, |f| f.header.number);
-    Some(SegmentHeader {
-        log_id,
-        number,
-        base,
-        size,
-        start_seq: header.first_seq,
-        start_bytes: 0,
-        previous,
-        previous_end: 0,
-        reopened: false,
-        mapped: false,
-        shard: 0,
-        time_ms: header.time_ms,
-        low_seq: 0,
-        low_position: 0,
-    })
-}
-
 /// Sets the end of every segment and finds that of the log; drops segments behind it from the list.
 async fn find_end(
     io: &Io,
@@ -406,12 +263,12 @@ async fn find_end(
     let mut index = 0;
     while index < live.len() {
         let found = &live[index];
-        let next = live.get(index + 1).map(|f| &f.header);
         let number = found.header.number;
-        let successor = next.filter(|h| h.previous == number);
+        let successor = live.get(index + 1).filter(|f| f.header.previous == number);
+        let informed = successor.filter(|f| !f.rebuilt).map(|f| &f.header);
         // A later open says where the segment really ended; otherwise its own footer does, or that
         // something behind it was durable.
-        let known = successor.filter(|h| h.reopened || h.first_frame() <= durable);
+        let known = informed.filter(|h| h.reopened || h.first_frame() <= durable);
         let sealed = match (known, &found.footer) {
             (Some(h), _) if h.reopened => Some((h.previous_end, h.start_seq, h.start_bytes)),
             (_, Some(footer)) => Some((footer.end, footer.end_seq, footer.end_bytes)),
@@ -420,14 +277,32 @@ async fn find_end(
         };
         if let Some((position, seq, bytes)) = sealed {
             found.segment.end.set(position);
+            if found.footer.is_none() && !opens_with_snapshot(io, &found.segment, log_id).await? {
+                found.segment.opening_end.set(u64::MAX);
+            }
             end = End { position, seq, bytes, torn: 0 };
             index += 1;
             continue;
         }
-        let expected = successor.map(|h| h.previous_end);
-        let torn = scan(io, options, found, log_id, durable, exact, snapshot, expected, &mut end).await?;
+        let expected = Expected {
+            position: informed.map(|h| h.previous_end),
+            seq: successor.filter(|f| f.rebuilt).map(|f| f.header.start_seq),
+        };
+        if !opens_with_snapshot(io, &found.segment, log_id).await? {
+            found.segment.opening_end.set(u64::MAX);
+        }
+        let mut known = Known { durable, exact, snapshot };
+        let gap = loop {
+            let torn = end.torn;
+            let gap = scan(io, options, found, log_id, &known, &expected, &mut end).await?;
+            // Something in a later segment may say that this is damage and not where the log ended.
+            let Some(at) = gap.filter(|_| !exact) else { break gap };
+            let Some(claim) = later_claim(io, &live[index + 1..], log_id, at).await? else { break gap };
+            known.durable = claim;
+            end.torn = torn;
+        };
         found.segment.end.set(end.position);
-        if expected.is_none_or(|e| e != end.position) && torn {
+        if gap.is_some() {
             // Whatever follows was never acknowledged.
             for dropped in live.drain(index + 1..) {
                 end.torn += dropped.header.size;
@@ -447,20 +322,66 @@ async fn find_end(
     Ok(end)
 }
 
-/// Reads the frames of a segment that was not sealed. True if it ends in a torn tail or cleanly, false if
-/// what cannot be read is damage.
-#[expect(clippy::too_many_arguments, reason = "one call, and each is a different fact about the log")]
+/// True if the snapshot of marks at the start of a segment is whole: otherwise they are only in segments
+/// before it, which must then be kept.
+async fn opens_with_snapshot(io: &Io, segment: &Segment, log_id: u64) -> Result<bool, WalError> {
+    let mut frames = Frames::new(io, segment, log_id, segment.frames_limit());
+    let mut position = segment.first_frame();
+    while let Some((header, _)) = frames.read(position).await? {
+        if header.kind != FrameKind::Snapshot {
+            break;
+        }
+        if header.has(FLAG_LAST) {
+            return Ok(true);
+        }
+        position = header.end();
+    }
+    Ok(false)
+}
+
+/// What the state page knows.
+struct Known {
+    /// Everything before it was durable.
+    durable: u64,
+    /// And nothing behind it was.
+    exact: bool,
+    snapshot: u64,
+}
+
+/// What the segment behind one knows of its end.
+struct Expected {
+    position: Option<u64>,
+    seq: Option<u64>,
+}
+
+/// A watermark beyond a position that a frame in one of these segments claims.
+async fn later_claim(io: &Io, later: &[Found], log_id: u64, position: u64) -> Result<Option<u64>, WalError> {
+    for found in later {
+        let segment = &found.segment;
+        let mut frames = Frames::new(io, segment, log_id, segment.frames_limit());
+        let mut from = segment.first_frame();
+        while let Some(header) = frames.find(from).await? {
+            if header.durable > position {
+                return Ok(Some(header.durable));
+            }
+            from = header.end();
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the frames of a segment that was not sealed. `None` if it ends where the segment behind it says, or
+/// if what cannot be read is damage; otherwise where its frames end, which is the end of the log.
 async fn scan(
     io: &Io,
     options: &LogOptions,
     found: &Found,
     log_id: u64,
-    durable: u64,
-    exact: bool,
-    snapshot: u64,
-    expected: Option<u64>,
+    known: &Known,
+    expected: &Expected,
     end: &mut End,
-) -> Result<bool, WalError> {
+) -> Result<Option<u64>, WalError> {
+    let &Known { durable, exact, snapshot } = known;
     let segment = &found.segment;
     let limit = segment.frames_limit();
     let mut frames = Frames::new(io, segment, log_id, limit);
@@ -479,7 +400,7 @@ async fn scan(
     // Makes certain that what is read here will still be there after a power loss.
     let file = segment.open(io).await.map_err(WalError::io(&segment.path))?;
     file.sync_data().await.map_err(WalError::io(&segment.path))?;
-    let mut clean = true;
+    let mut gap = None;
     let (mut seq, mut bytes) = (end.seq, end.bytes);
     let mut open = false;
     loop {
@@ -494,7 +415,8 @@ async fn scan(
                 *end = End { position, seq, bytes, torn: end.torn };
             }
         }
-        if expected == Some(position) || position >= limit {
+        let is_end = expected.position == Some(position) || (expected.seq == Some(seq) && !open);
+        if is_end || position >= limit {
             break;
         }
         // No frame here. If something behind it was durable, this is damage; in the run of the kernel
@@ -514,9 +436,9 @@ async fn scan(
         }
         if !claim {
             end.torn += position - end.position + stray;
+            gap = Some(position);
             break;
         }
-        clean = false;
         let resume = frames.find(position + 1).await?.map(|h| h.position);
         tracing::error!(
             channel = %options.channel, file = %segment.path.display(), offset = segment.offset(position),
@@ -526,13 +448,13 @@ async fn scan(
         match resume {
             Some(resume) => position = resume,
             None => {
-                let known = expected.unwrap_or(durable).clamp(position, limit);
+                let known = expected.position.unwrap_or(durable).clamp(position, limit);
                 *end = End { position: known, seq, bytes, torn: end.torn };
                 break;
             }
         }
     }
-    Ok(clean)
+    Ok(gap)
 }
 
 /// All marks, and the consumer's position noted last: from the last whole snapshot on.
@@ -545,6 +467,8 @@ async fn read_marks(
     let mut noted = (0, 0);
     for start in (0..live.len()).rev() {
         let mut table = MarkTable::default();
+        // A snapshot counts once its last frame was read.
+        let mut snapshot_marks = MarkTable::default();
         let mut whole = false;
         for (index, found) in live.iter().enumerate().skip(start) {
             let segment = &found.segment;
@@ -563,11 +487,14 @@ async fn read_marks(
                 let marks = (header.marks as usize).min(payload.len());
                 if header.kind == FrameKind::Snapshot && payload.len() >= SNAPSHOT_FIXED {
                     if header.has(FLAG_FIRST) {
-                        table.clear();
+                        snapshot_marks.clear();
                     }
                     noted = noted.max((u64_at(&payload, 0), u64_at(&payload, 8)));
-                    table.read(&payload[SNAPSHOT_FIXED..], header.time_ms);
-                    whole |= header.has(FLAG_LAST);
+                    snapshot_marks.read(&payload[SNAPSHOT_FIXED..], header.time_ms);
+                    if header.has(FLAG_LAST) {
+                        table = std::mem::take(&mut snapshot_marks);
+                        whole = true;
+                    }
                 } else {
                     table.read(&payload[..marks], header.time_ms);
                 }

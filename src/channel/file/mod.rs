@@ -6,8 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::budget::Budget;
 use super::{Channel, ChannelConfig, ChannelContext, ChannelEntry};
@@ -16,6 +19,10 @@ use crate::config::{CommaList, ParseContext, Property, PropertySpec, PropertyVal
 use crate::io::{Io, LocalBoxFuture};
 use crate::wal::{Durability, LogOptions, MarkTable, OnDamage, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod model;
 pub mod payload;
 #[cfg(test)]
 mod tests;
@@ -174,6 +181,7 @@ pub struct FileConfig {
     on_damage: OnDamage,
     /// Marks every shard found on disk when it was opened: files may belong to another shard than before.
     marks: Mutex<MarkTable>,
+    open_shards: AtomicUsize,
 }
 
 /// Reads the settings of a file channel.
@@ -241,6 +249,7 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         durability,
         on_damage: on_damage?,
         marks: Mutex::default(),
+        open_shards: AtomicUsize::new(0),
     })
 }
 
@@ -377,6 +386,14 @@ impl FileConfig {
         }
         found.sort();
         Ok(found)
+    }
+
+    /// Forgets marks that a source deleted, so that those found at the start do not come back.
+    fn forget_marks(&self, keys: &[Bytes]) {
+        if !keys.is_empty() {
+            let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.iter().for_each(|key| marks.set(key.clone(), Bytes::new(), 0));
+        }
     }
 
     fn share_marks(&self, table: &MarkTable) {

@@ -2,7 +2,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use super::*;
-use crate::channel::{ChannelError, PutTransaction};
+use crate::channel::ChannelError;
 use crate::component::Shard;
 use crate::config::Kind;
 use crate::event::{BatchBuilder, EventBatch, Separator, SourceMark};
@@ -55,6 +55,8 @@ suite!(
     damage_stops_or_is_skipped,
     an_abandoned_take_goes_back,
     a_smaller_capacity_after_a_restart,
+    a_deleted_mark_stays_deleted,
+    counters_of_the_file_channel,
 );
 
 fn config(directory: &Path, lines: &str) -> Arc<FileConfig> {
@@ -621,4 +623,54 @@ fn properties() {
     let (config, complaints) =
         testing::parse(Kind::Channel, "checkpointDir = /a\ndataDirs = /b,/b", parse_config);
     assert!(config.is_none() && complaints[0].contains("listed twice"));
+}
+
+async fn a_deleted_mark_stays_deleted(io: Io, directory: PathBuf) {
+    let channel = open(&io, &directory, "").await;
+    let mut batch = lines(0, 1);
+    batch.set_mark(source_mark("a", "1"));
+    batch.set_mark(source_mark("b", "1"));
+    put(&channel, batch).await.unwrap();
+    channel.close().await;
+    // Found at the start, shared by all shards, and deleted now.
+    let channel = open(&io, &directory, "").await;
+    assert_eq!(channel.marks("r1").len(), 2);
+    let mut nothing = EventBatch::default();
+    nothing.set_mark(source_mark("a", ""));
+    put(&channel, nothing).await.unwrap();
+    assert_eq!(channel.marks("r1"), [source_mark("b", "1")]);
+    crash(&io, channel).await;
+    assert_eq!(open(&io, &directory, "").await.marks("r1"), [source_mark("b", "1")]);
+}
+
+async fn counters_of_the_file_channel(io: Io, directory: PathBuf) {
+    let value = |cx: &crate::metrics::ChannelCounters, key: &str| {
+        cx.snapshot().into_iter().find(|(info, _)| info.key == key).map(|(_, value)| value)
+    };
+    let backup = format!("useDualCheckpoints = true\nbackupCheckpointDir = {}/backup", directory.display());
+    let shared = config(&directory, &format!("{backup}\ncheckpointInterval = 1000"));
+    let counters: Arc<crate::metrics::ChannelCounters> = Arc::default();
+    let context = |index| ChannelContext {
+        shard: Shard { index, count: 2 },
+        counters: counters.clone(),
+        ..testing::channel_context(&io)
+    };
+    let first = FileChannel::open(shared.clone(), context(0)).await.unwrap();
+    let second = FileChannel::open(shared.clone(), context(1)).await.unwrap();
+    for (key, expected) in [("Open", 1), ("Closed", 0), ("Unhealthy", 0), ("Durability", 0)] {
+        assert_eq!(value(&counters, key), Some(expected), "{key}");
+    }
+    // A directory that cannot be written to: its copies fail, and only they.
+    std::fs::rename(directory.join("backup"), directory.join("gone")).unwrap();
+    put(&first, lines(0, 1)).await.unwrap();
+    testing::expect(&io, || value(&counters, "CheckpointBackupWriteErrorCount").is_some_and(|n| n > 0)).await;
+    assert_eq!(value(&counters, "CheckpointWriteErrorCount"), Some(0));
+    first.close().await;
+    assert_eq!(value(&counters, "Closed"), Some(0), "another shard has it open");
+    second.close().await;
+    second.close().await;
+    assert_eq!((value(&counters, "Open"), value(&counters, "Closed")), (Some(0), Some(1)));
+    let lazy = config(&directory.join("lazy"), "fsyncPerTransaction = false\nfsyncInterval = 7");
+    FileChannel::open(lazy, context(0)).await.unwrap();
+    assert_eq!((value(&counters, "Durability"), value(&counters, "Open")), (Some(7), Some(1)));
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,7 +17,7 @@ use crate::component::OpenError;
 use crate::event::{BatchBuilder, EventBatch, SourceMark, Text};
 use crate::io::{self, Io, LocalBoxFuture, Lock};
 use crate::metrics::{ChannelCounters, Counter, ValueInfo, ValueKind};
-use crate::wal::{Entry, Log, Mark, WalError};
+use crate::wal::{Durability, Entry, Log, Mark, WalError};
 
 /// Small batches that follow each other are joined by copying up to this many bytes, so that a sink does
 /// not pay its costs per batch of every small client.
@@ -31,6 +32,26 @@ const PUT_ERRORS: ValueInfo =
     ValueInfo { key: "EventPutErrorCount", doc: "Puts that failed.", kind: ValueKind::Count };
 const TAKE_ERRORS: ValueInfo =
     ValueInfo { key: "EventTakeErrorCount", doc: "Takes that failed.", kind: ValueKind::Count };
+const OPEN: ValueInfo =
+    ValueInfo { key: "Open", doc: "1 while the channel is open on any shard.", kind: ValueKind::Flag };
+const CLOSED: ValueInfo =
+    ValueInfo { key: "Closed", doc: "1 when the channel is closed on every shard.", kind: ValueKind::Flag };
+const CHECKPOINT_ERRORS: ValueInfo = ValueInfo {
+    key: "CheckpointWriteErrorCount",
+    doc: "How often the consumers' positions could not be synced or copied to `checkpointDir`.",
+    kind: ValueKind::Count,
+};
+const BACKUP_ERRORS: ValueInfo = ValueInfo {
+    key: "CheckpointBackupWriteErrorCount",
+    doc: "How often the consumers' positions could not be copied to `backupCheckpointDir`.",
+    kind: ValueKind::Count,
+};
+const DURABILITY: ValueInfo = ValueInfo {
+    key: "Durability",
+    doc: "When a commit counts: 0 = `commit`, on the medium; otherwise the seconds between syncs \
+          (`interval`), or 4294967295 for `os`.",
+    kind: ValueKind::Gauge,
+};
 
 /// A file channel of one shard.
 pub struct FileChannel(Rc<Inner>);
@@ -43,6 +64,8 @@ struct Inner {
     unhealthy: Arc<Counter>,
     put_errors: Arc<Counter>,
     take_errors: Arc<Counter>,
+    open: Arc<Counter>,
+    closed_flag: Arc<Counter>,
     /// Left-over logs first, this shard's own last. `None` once drained and removed.
     logs: RefCell<Vec<Option<Log>>>,
     own: Log,
@@ -89,7 +112,7 @@ impl FileChannel {
         directories.extend(config.data_dirs.iter().map(|dir| (DATA_DIRS_NAME, dir)));
         for (property, directory) in directories {
             let fail = |error: std::io::Error| unusable(property, directory, &error.to_string());
-            io.create_dir_all(directory).await.map_err(fail)?;
+            crate::wal::create_directory(io, directory).await.map_err(fail)?;
             // One shard stands for all of them; each log has a lock besides.
             if cx.shard.index == 0 {
                 let lock = io.lock(&directory.join(crate::wal::LOCK_FILE));
@@ -137,6 +160,20 @@ impl FileChannel {
         let extras = &cx.counters.extras;
         let (unhealthy, put_errors, take_errors) =
             (extras.value(UNHEALTHY), extras.value(PUT_ERRORS), extras.value(TAKE_ERRORS));
+        let (open, closed_flag) = (extras.value(OPEN), extras.value(CLOSED));
+        open.set(1);
+        closed_flag.set(0);
+        extras.value(DURABILITY).set(match config.durability {
+            Durability::Commit => 0,
+            Durability::Interval(every) => every.as_secs(),
+            Durability::Os => u64::from(u32::MAX),
+        });
+        let mut state_errors = vec![extras.value(CHECKPOINT_ERRORS), extras.value(BACKUP_ERRORS)];
+        state_errors.truncate(1 + usize::from(config.backup_dir.is_some()));
+        for log in logs.iter().flatten() {
+            log.count_state_errors(state_errors.clone());
+        }
+        config.open_shards.fetch_add(1, Ordering::Relaxed);
         let channel = Inner {
             config,
             name: cx.name,
@@ -145,6 +182,8 @@ impl FileChannel {
             unhealthy,
             put_errors,
             take_errors,
+            open,
+            closed_flag,
             logs: RefCell::new(logs),
             own,
             returned: RefCell::default(),
@@ -161,6 +200,10 @@ impl FileChannel {
     /// Events that wait on this shard.
     pub fn waiting(&self) -> u64 {
         self.0.logs.borrow().iter().flatten().map(Log::waiting).sum()
+    }
+    /// The channel's counters, those of all shards.
+    pub fn counters(&self) -> &ChannelCounters {
+        &self.0.counters
     }
     /// Directory of this shard's log.
     pub fn directory(&self) -> &Path {
@@ -197,12 +240,16 @@ async fn open_log(
 
 impl Inner {
     fn error(&self, error: WalError) -> ChannelError {
+        self.error_of("Put", error)
+    }
+
+    fn error_of(&self, operation: &str, error: WalError) -> ChannelError {
         let channel = &self.name;
         match error {
             WalError::Closed => ChannelError::Closed(channel.to_string()),
-            WalError::NoSpace { .. } => {
-                ChannelError::NoSpace(format!("Put failed due to IO error [channel={channel}]: {error}"))
-            }
+            WalError::NoSpace { .. } => ChannelError::NoSpace(format!(
+                "{operation} failed due to IO error [channel={channel}]: {error}"
+            )),
             WalError::TooLarge { .. } => ChannelError::TooLarge(format!(
                 "{error} [channel={channel}: send smaller batches or raise maxFileSize]"
             )),
@@ -210,8 +257,12 @@ impl Inner {
                 "Corrupt event found. Please run File Channel Integrity tool. [channel={channel}]: {error}"
             )),
             error => {
-                self.unhealthy.set(1);
-                ChannelError::Latched(format!("Put failed due to IO error [channel={channel}]: {error}"))
+                if matches!(error, WalError::Latched { .. }) {
+                    self.unhealthy.set(1);
+                }
+                ChannelError::Latched(format!(
+                    "{operation} failed due to IO error [channel={channel}]: {error}"
+                ))
             }
         }
     }
@@ -330,6 +381,7 @@ impl Channel for FileChannel {
     fn marks(&self, source: &str) -> Vec<SourceMark> {
         let mut latest = MarkList::default();
         self.0.own.with_marks(|table| latest.add(source, table.iter()));
+        // What other shards' logs held at the start; a mark that was deleted since is deleted here too.
         let shared = self.0.config.marks.lock().unwrap_or_else(PoisonError::into_inner);
         latest.add(source, shared.iter());
         latest.0.into_iter().map(|(mark, _)| mark).collect()
@@ -339,12 +391,16 @@ impl Channel for FileChannel {
     }
     fn close(&self) -> LocalBoxFuture<'_, ()> {
         Box::pin(async {
-            self.0.closed.set(true);
+            let again = self.0.closed.replace(true);
             let logs: Vec<Log> = self.0.logs.borrow().iter().flatten().cloned().collect();
             for log in logs {
                 log.close().await;
             }
             self.0.locks.borrow_mut().clear();
+            if !again && self.0.config.open_shards.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.0.open.set(0);
+                self.0.closed_flag.set(1);
+            }
         })
     }
 }
@@ -429,6 +485,8 @@ impl PutTransaction for FilePut {
             let channel = self.channel.clone();
             let marks: Vec<Mark> =
                 self.batches.iter_mut().flat_map(EventBatch::take_marks).map(mark).collect();
+            let deleted: Vec<Bytes> =
+                marks.iter().filter(|(_, value)| value.is_empty()).map(|(key, _)| key.clone()).collect();
             let mut parts = Vec::new();
             self.batches.iter().for_each(|batch| Part::split(batch, &mut parts));
             if parts.is_empty() && marks.is_empty() {
@@ -443,6 +501,7 @@ impl PutTransaction for FilePut {
             // From here on the events are the log's, whatever becomes of this future.
             let events = std::mem::take(&mut self.events);
             self.batches.clear();
+            channel.config.forget_marks(&deleted);
             channel.counters.channel_size.add(events);
             commit.await.map_err(|error| {
                 channel.counters.channel_size.subtract(events);
@@ -572,7 +631,7 @@ impl TakeTransaction for FileTake {
                 0 => EventBatch::default(),
                 wanted => self.collect(wanted).await.map_err(|error| {
                     channel.take_errors.add(1);
-                    channel.error(error)
+                    channel.error_of("Take", error)
                 })?,
             };
             channel.counters.event_take_attempt.add(batch.len().max(1) as u64);
