@@ -372,9 +372,18 @@ impl Log {
         read(&self.0.writer.borrow().marks)
     }
 
-    /// Takes over a mark from another log unless a later one is known. It is written with the next snapshot.
+    /// Takes over a mark from another log unless a later one is known. It is written with the next snapshot:
+    /// see [`Self::save_marks`].
     pub fn adopt_mark(&self, key: Bytes, value: Bytes, time_ms: u64) {
         self.0.writer.borrow_mut().marks.merge(key, value, time_ms);
+    }
+
+    /// Writes all marks as they stand, with their times. Resolves when they are as durable as the log promises.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn save_marks(&self) -> Result<(), WalError> {
+        self.0.save_marks().await
     }
 
     /// Events appended and not acknowledged.

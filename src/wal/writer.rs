@@ -259,6 +259,36 @@ impl Inner {
     }
 
     /// Builds the frames of a transaction. There is room.
+    /// Writes a snapshot out of turn.
+    pub(super) async fn save_marks(self: &Rc<Self>) -> Result<(), WalError> {
+        let commit = {
+            let _turn = self.turn.acquire().await.map_err(|_| WalError::Closed)?;
+            self.check_open()?;
+            let (size, fits) = {
+                let writer = self.writer.borrow();
+                let limit = writer.active.as_ref().map_or(0, |a| a.segment.frames_limit());
+                let size = writer.snapshot_size();
+                (size, writer.end() + size <= limit)
+            };
+            if !fits {
+                self.roll(size).await?;
+                self.check_open()?;
+            }
+            let mut writer = self.writer.borrow_mut();
+            let writer = &mut *writer;
+            self.snapshot(writer);
+            writer.appended = true;
+            if let Some(active) = &mut writer.active {
+                active.has_data = true;
+            }
+            let (answer, done) = oneshot::channel();
+            writer.waiters.push_back((writer.end(), answer));
+            self.flush_soon(writer);
+            Commit { done }
+        };
+        commit.await
+    }
+
     fn build<R: Record>(self: &Rc<Self>, records: &[R], marks: &[Mark], marks_size: usize) -> Commit {
         let mut writer = self.writer.borrow_mut();
         let writer = &mut *writer;

@@ -320,21 +320,31 @@ impl Inner {
     fn remove_drained(self: &Rc<Self>) {
         let mut logs = self.logs.borrow_mut();
         let own = logs.len() - 1;
-        for slot in logs.iter_mut().take(own) {
-            let Some(log) = slot.take_if(|log| log.waiting() == 0) else { continue };
-            let channel = self.name.clone();
-            io::spawn(async move {
+        let drained: Vec<Log> =
+            logs.iter_mut().take(own).filter_map(|slot| slot.take_if(|log| log.waiting() == 0)).collect();
+        if drained.is_empty() {
+            return;
+        }
+        let (channel, own) = (self.name.clone(), self.own.clone());
+        io::spawn(async move {
+            // The marks taken over from them must be durable here before they go there.
+            let saved = own.save_marks().await;
+            for log in drained {
                 let directory = log.directory().to_owned();
-                match log.remove().await {
+                let removed = match &saved {
+                    Ok(()) => log.remove().await,
+                    Err(error) => Err(error.clone()),
+                };
+                match removed {
                     Ok(()) => {
                         tracing::info!(%channel, directory = %directory.display(), "the adopted log is drained and removed")
                     }
                     Err(error) => {
-                        tracing::warn!(%channel, directory = %directory.display(), %error, "the adopted log is drained but cannot be removed")
+                        tracing::warn!(%channel, directory = %directory.display(), %error, "the adopted log is drained but cannot be removed; the next start tries again")
                     }
                 }
-            });
-        }
+            }
+        });
     }
 
     fn is_ready(&self) -> bool {
