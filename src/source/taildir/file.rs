@@ -1,8 +1,8 @@
 //! One file as it is read: what is new in it, and whether it is still the same file.
 //!
 //! Everything is decided by what the open file gives, never by its name. Each read begins a little before
-//! the position, at bytes that are known: if they have changed, the file was truncated and written anew
-//! (`copytruncate`), even if it is longer by now.
+//! the position, at bytes that are known, and ends with the file's beginning: if one of them has changed,
+//! the file was truncated and written anew (`copytruncate`), even if it is longer by now.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,6 +38,10 @@ pub struct Tailed {
     pub file: Option<Rc<dyn File>>,
     /// Size and time of the last look.
     pub seen: Option<(u64, SystemTime)>,
+    /// False while it was empty ever since it was found: it may become a copy.
+    pub placed: bool,
+    /// When it was changed, as the last scan found it.
+    pub modified: SystemTime,
     /// When it last grew.
     pub grown_at: Duration,
     /// There may be something to read.
@@ -112,6 +116,8 @@ impl Tailed {
             tail: Vec::new(),
             file: None,
             seen: None,
+            placed: true,
+            modified: SystemTime::UNIX_EPOCH,
             grown_at: now,
             dirty: true,
             listed: true,
@@ -146,13 +152,13 @@ impl Tailed {
         if bytes.get(..known) != Some(&self.tail) {
             return Ok(Piece::Replaced);
         }
-        if self.head.len() < HEAD_BYTES && self.head.len() < metadata.size_bytes as usize {
-            let head = read(file, 0, HEAD_BYTES).await?;
-            if !head.starts_with(&self.head) {
-                return Ok(Piece::Replaced);
-            }
-            self.head = head;
+        // The beginning is read last: if it has not changed, no truncation came before the other read. Lines
+        // of one length that end alike are told apart by it only.
+        let head = read(file, 0, HEAD_BYTES).await?;
+        if !head.starts_with(&self.head) {
+            return Ok(Piece::Replaced);
         }
+        self.head = head;
         Ok(if bytes.len() > known { Piece::New { bytes, known } } else { Piece::End })
     }
 

@@ -1,5 +1,6 @@
 //! The files of one shard: finding them, reading them in turn, letting go of them.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -7,7 +8,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -45,6 +46,12 @@ pub struct HeldCopy {
     /// Since when it has not changed.
     since: Duration,
     size: u64,
+}
+
+/// Oldest first, as in Flume, so that a rotated file comes before its successor. Within one tick of the clock
+/// `app.log.1` comes before `app.log`.
+fn first_to_read(a: (SystemTime, &PathBuf), b: (SystemTime, &PathBuf)) -> Ordering {
+    a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1))
 }
 
 /// The files of one shard.
@@ -132,8 +139,7 @@ impl Reader {
                 }
             }
         }
-        // Oldest first, as in Flume, so that a rotated file comes before its successor.
-        found.sort_by_key(|(_, _, _, metadata)| metadata.modified);
+        found.sort_by(|(_, a, _, x), (_, b, _, y)| first_to_read((x.modified, a), (y.modified, b)));
         for (id, path, group, metadata) in found {
             match self.files.get_mut(&id) {
                 Some(file) => {
@@ -143,9 +149,10 @@ impl Reader {
                         file.group = group;
                     }
                     file.listed = true;
+                    file.modified = metadata.modified;
                     file.scans_missed = 0;
-                    file.dirty |=
-                        file.seen.is_none_or(|seen| seen != (metadata.size_bytes, metadata.modified));
+                    file.dirty |= (!file.placed && metadata.size_bytes > 0)
+                        || file.seen.is_none_or(|seen| seen != (metadata.size_bytes, metadata.modified));
                 }
                 None => self.adopt(id, path, group, &metadata, stop).await,
             }
@@ -192,6 +199,7 @@ impl Reader {
     /// Begins or resumes a file.
     async fn adopt(&mut self, id: FileId, path: PathBuf, group: usize, metadata: &Metadata, stop: &Stop) {
         let mut file = Tailed::new(id, path, group, self.io.now());
+        file.modified = metadata.modified;
         match self.place(&mut file, metadata, stop).await {
             Ok(true) => {}
             Ok(false) => return,
@@ -267,6 +275,11 @@ impl Reader {
         open: &dyn File,
         metadata: &Metadata,
     ) -> std::io::Result<bool> {
+        if metadata.size_bytes == 0 {
+            // A copy just begun, perhaps.
+            file.placed = false;
+            return Ok(true);
+        }
         for ghost in self.config.table.ghosts() {
             let Position { offset, head, tail, .. } = ghost.position;
             if head.size < COPY_BYTES_MIN || ghost.id == file.id {
@@ -312,6 +325,24 @@ impl Reader {
         Ok(true)
     }
 
+    /// Finds where to begin in a file that was empty when it was found. False: not yet.
+    async fn place_late(&mut self, file: &mut Tailed, open: &dyn File, stop: &Stop) -> std::io::Result<bool> {
+        let metadata = open.metadata().await?;
+        let has_content = metadata.size_bytes > 0;
+        if !has_content || !self.place_copy(file, open, &metadata).await? {
+            file.seen = Some((metadata.size_bytes, metadata.modified));
+            file.dirty = false;
+            return Ok(false);
+        }
+        file.placed = true;
+        self.held.remove(&file.id);
+        self.remember(file);
+        if file.offset > 0 {
+            self.keep_place(file, stop).await;
+        }
+        Ok(true)
+    }
+
     /// True if a file's last bytes stand at the same place of the original.
     async fn is_prefix(&self, open: &dyn File, size: u64, original: &Ghost) -> bool {
         let Ok(Some(other)) = file::open_as(&self.io, &original.position.path, original.id).await else {
@@ -337,11 +368,14 @@ impl Reader {
 
     /// Reads what is new in all files. True if there was something.
     pub async fn read_all(&mut self, stop: &Stop) -> bool {
-        let mut due: Vec<(FileId, Option<std::time::SystemTime>)> =
-            self.files.values().filter(|f| f.dirty).map(|f| (f.id, f.seen.map(|s| s.1))).collect();
-        due.sort_by_key(|(_, modified)| modified.unwrap_or(std::time::UNIX_EPOCH));
+        let mut due: Vec<&Tailed> = self.files.values().filter(|f| f.dirty).collect();
+        due.sort_by(|a, b| first_to_read((a.modified, &a.path), (b.modified, &b.path)));
+        let due: Vec<FileId> = due.into_iter().map(|f| f.id).collect();
         let mut progress = false;
-        for (id, _) in due {
+        for id in due {
+            if stop.is_requested() {
+                break;
+            }
             // Taken out while it is read, and put back.
             let Some(mut file) = self.files.remove(&id) else { continue };
             match self.read_file(&mut file, stop).await {
@@ -364,9 +398,6 @@ impl Reader {
                     self.files.insert(id, file);
                 }
             }
-            if stop.is_requested() {
-                break;
-            }
         }
         progress
     }
@@ -385,6 +416,9 @@ impl Reader {
             // The name belongs to another file, and this one was closed: nothing is left to read it by.
             return Err(ErrorKind::NotFound.into());
         };
+        if !file.placed && !self.place_late(file, &*open, stop).await? {
+            return Ok(false);
+        }
         let mut progress = false;
         let mut batches = 0;
         for _ in 0..READS_PER_TURN {
@@ -401,6 +435,10 @@ impl Reader {
                     let old = file.position_at(file.offset, &file.tail, stamp);
                     self.replaced(file, old, stop).await;
                     progress = true;
+                    // The mark of what was there may not have been taken.
+                    if stop.is_requested() {
+                        return Ok(progress);
+                    }
                 }
                 Piece::End => {
                     file.seen = Some((metadata.size_bytes, metadata.modified));
@@ -531,7 +569,9 @@ impl Reader {
     async fn replaced(&mut self, file: &mut Tailed, old: Position, stop: &Stop) {
         if old.offset > 0 {
             let old = self.drain_copy(file, &old, stop).await.unwrap_or(old);
-            self.config.table.add_ghost(Ghost { id: file.id, position: old });
+            let ghost = Ghost { id: file.id, position: old };
+            let mark = self.config.table.add_ghost(&self.name, self.shard.index, ghost);
+            self.deliver.put(EventBatch::default(), |_| Some(mark.clone()), stop).await;
         }
         file.restart();
         self.remember(file);
@@ -664,7 +704,7 @@ impl Reader {
         let metadata = open.metadata().await?;
         let idle = self.io.now().saturating_sub(file.grown_at);
         let ends_for_good = metadata.links == 0 || idle >= self.config.idle_timeout;
-        if metadata.size_bytes > file.offset && ends_for_good {
+        if metadata.size_bytes > file.offset && ends_for_good && file.placed {
             file.want = LINE_BYTES_MAX;
             if let Piece::New { bytes, known } = file.read_new(&*open, &metadata).await? {
                 self.take_lines(file, bytes, known, true, stop).await;

@@ -107,8 +107,34 @@ pub struct Ghost {
     pub position: Position,
 }
 
-/// Ghosts remembered, for copies seen later than the truncation: rotations within one scan interval.
+/// Ghosts remembered, for copies seen later than the truncation: rotations within one scan interval. In the
+/// channels each shard keeps as many, at about 200 bytes: 13 KB.
 const GHOSTS_MAX: usize = 64;
+/// What the keys of their marks begin with; shard and slot follow. Keys of files have another length.
+const GHOST_KEY: &[u8; 4] = b"past";
+
+/// Shard and slot: a shard's marks of ghosts replace each other, so that they do not add up.
+type Slot = (u32, u32);
+
+impl Ghost {
+    fn to_mark(&self, source: &Text, slot: Slot) -> SourceMark {
+        let mut key = BytesMut::with_capacity(12);
+        key.put_slice(GHOST_KEY);
+        key.put_u32_le(slot.0);
+        key.put_u32_le(slot.1);
+        let mark = self.position.to_mark(source, self.id);
+        let mut value = BytesMut::with_capacity(mark.key.len() + mark.value.len());
+        value.put_slice(&mark.key);
+        value.put_slice(&mark.value);
+        SourceMark { source: source.clone(), key: key.freeze(), value: value.freeze() }
+    }
+    fn from_mark(mark: &SourceMark) -> Option<(Slot, Self)> {
+        let mut slot = mark.key.strip_prefix(GHOST_KEY)?;
+        let (id, position) = mark.value.split_at_checked(16)?;
+        let ghost = Self { id: FileId::from_key(id)?, position: Position::from_mark(position)? };
+        (slot.len() == 8).then(|| ((slot.get_u32_le(), slot.get_u32_le()), ghost))
+    }
+}
 
 /// What the shards of one TAILDIR source share. Locked only for a look-up or a change, never across an await.
 #[derive(Debug)]
@@ -124,7 +150,10 @@ struct Inner {
     /// From the position file, by inode.
     file: HashMap<u64, (PathBuf, u64)>,
     live: HashMap<FileId, Position>,
+    /// Earliest first.
     ghosts: Vec<Ghost>,
+    /// Stamps of the ghosts in the channels.
+    slots: HashMap<Slot, u64>,
     finished: usize,
     changed: bool,
 }
@@ -144,6 +173,16 @@ impl Default for Table {
     }
 }
 
+impl Inner {
+    fn push_ghost(&mut self, ghost: Ghost) {
+        let at = self.ghosts.partition_point(|g| g.position.stamp < ghost.position.stamp);
+        self.ghosts.insert(at, ghost);
+        if self.ghosts.len() > GHOSTS_MAX {
+            self.ghosts.remove(0);
+        }
+    }
+}
+
 impl Table {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
@@ -154,6 +193,13 @@ impl Table {
         let mut inner = self.lock();
         if inner.channels.len() < channels.len() {
             inner.channels.resize_with(channels.len(), HashMap::new);
+        }
+        for (slot, ghost) in channels.iter().flatten().filter_map(Ghost::from_mark) {
+            let stamp = ghost.position.stamp;
+            if inner.slots.get(&slot).is_none_or(|known| *known < stamp) {
+                inner.slots.insert(slot, stamp);
+                inner.push_ghost(ghost);
+            }
         }
         for (known, marks) in inner.channels.iter_mut().zip(channels) {
             for mark in marks {
@@ -222,13 +268,16 @@ impl Table {
         inner.changed = true;
     }
 
-    /// The file was truncated or overwritten behind this position.
-    pub fn add_ghost(&self, ghost: Ghost) {
+    /// The file was truncated or overwritten behind this position. Returns the mark that keeps it: it must be
+    /// in the channels before anything of the new content is, or a copy would be read anew after a restart.
+    pub fn add_ghost(&self, source: &Text, shard: usize, ghost: Ghost) -> SourceMark {
         let mut inner = self.lock();
-        if inner.ghosts.len() == GHOSTS_MAX {
-            inner.ghosts.remove(0);
-        }
-        inner.ghosts.push(ghost);
+        let slots = (0..GHOSTS_MAX as u32).map(|slot| (shard as u32, slot));
+        let slot = slots.min_by_key(|slot| inner.slots.get(slot).copied().unwrap_or(0)).unwrap_or_default();
+        inner.slots.insert(slot, ghost.position.stamp);
+        let mark = ghost.to_mark(source, slot);
+        inner.push_ghost(ghost);
+        mark
     }
 
     /// Former contents of truncated files, latest first.
@@ -348,6 +397,30 @@ mod tests {
             table.resume(ID, Path::new("/log/b"), |old| old == Path::new("/log/a")),
             Some(Resume::Offset(3))
         );
+    }
+
+    #[test]
+    fn ghosts_come_back_and_do_not_add_up() {
+        let (table, source) = (Table::default(), Text::from("r1"));
+        let ghost = |stamp| Ghost { id: ID, position: position(5, stamp) };
+        let stamps = |table: &Table| table.ghosts().iter().map(|g| g.position.stamp).collect::<Vec<_>>();
+        let mut marks: HashMap<Bytes, SourceMark> = HashMap::new();
+        for stamp in 1..=GHOSTS_MAX as u64 + 3 {
+            let mark = table.add_ghost(&source, 1, ghost(stamp));
+            marks.insert(mark.key.clone(), mark);
+        }
+        assert_eq!(marks.len(), GHOSTS_MAX);
+        let latest: Vec<u64> = (4..=GHOSTS_MAX as u64 + 3).rev().collect();
+        assert_eq!(stamps(&table), latest);
+        let again = Table::default();
+        again.open_shard(&[marks.into_values().collect()]);
+        again.open_shard(&[vec![table.add_ghost(&source, 0, ghost(100))]]);
+        assert_eq!(stamps(&again)[..2], [100, latest[0]]);
+        assert_eq!(again.ghosts().len(), GHOSTS_MAX);
+        // The oldest slot of this shard is the next to go.
+        let mark = again.add_ghost(&source, 1, ghost(101));
+        assert_eq!(Ghost::from_mark(&mark).map(|(slot, _)| slot), Some((1, 3)));
+        assert_eq!(resume(&again), None);
     }
 
     #[test]

@@ -292,6 +292,71 @@ fn copytruncate_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn lines_that_end_alike_do_not_hide_a_truncation() {
+    bench(|b| async move {
+        // Lines of one length: before the position there is the same in the new content, and more behind it.
+        let lines = |content: &str| -> Vec<String> {
+            (0..4).map(|i| format!("{content}{i}{}", "x".repeat(300))).collect()
+        };
+        let (old, new) = (lines("old"), lines("new"));
+        b.append("app.log", &format!("{}\n", old[0]));
+        let source = b.start("").await;
+        b.expect(&[&old[0]]).await;
+        b.append("app.log", &format!("{}\n{}\n", old[1], old[2]));
+        fs::copy(b.path("app.log"), b.path("app.log.1")).unwrap();
+        fs::write(b.path("app.log"), "").unwrap();
+        b.append("app.log", &format!("{}\n", new.join("\n")));
+        let mut bodies = testing::expect_bodies(&b.io, &*b.channel, 6).await;
+        bodies.sort();
+        let mut expected = [new, old[1..3].to_vec()].concat();
+        expected.sort();
+        assert_eq!(bodies, expected);
+        source.stop().await;
+    });
+}
+
+#[test]
+fn a_copy_is_known_from_its_first_byte_on() {
+    bench(|b| async move {
+        let long = "x".repeat(300);
+        b.append("app.log", &format!("{long}\n"));
+        let source = b.start("").await;
+        b.expect(&[&long]).await;
+        // The copy is seen while it is still empty.
+        b.append("app.log.1", "");
+        b.expect_only("app.log", &[]).await;
+        fs::copy(b.path("app.log"), b.path("app.log.1")).unwrap();
+        b.expect_only("app.log", &[]).await;
+        fs::write(b.path("app.log"), "").unwrap();
+        b.append("app.log", "after\n");
+        b.expect(&["after"]).await;
+        b.expect_only("app.log", &[]).await;
+        source.stop().await;
+    });
+}
+
+#[test]
+fn a_copy_is_known_after_a_kill_behind_the_truncation() {
+    bench(|b| async move {
+        let long = "x".repeat(300);
+        b.append("app.log", &format!("{long}\n"));
+        let source = b.start("").await;
+        b.expect(&[&long]).await;
+        // No group matches the copy yet, so nothing was noted of it.
+        fs::copy(b.path("app.log"), b.path("copy")).unwrap();
+        fs::write(b.path("app.log"), "after\n").unwrap();
+        b.expect(&["after"]).await;
+        source.kill();
+        b.append("copy", "unread\n");
+        fs::rename(b.path("copy"), b.path("app.log.1")).unwrap();
+        let source = b.start("").await;
+        b.expect(&["unread"]).await;
+        b.expect_only("app.log", &[]).await;
+        source.stop().await;
+    });
+}
+
+#[test]
 fn truncation_while_nobody_looked_is_noticed() {
     bench(|b| async move {
         let long = "x".repeat(300);
