@@ -14,7 +14,7 @@ use crate::util::{Agent, Start, eventually, files, free_port, lines, scratch};
 const LINE_BYTES: usize = 200;
 const CONNECTIONS: usize = 8;
 
-fn setting(name: &str, default: u64) -> u64 {
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
@@ -72,9 +72,9 @@ fn send_until_broken(mut stream: TcpStream, connection: String, until: Instant) 
 }
 
 /// A small generator, so that a failure can be repeated: the seed is printed.
-struct Random(u64);
+pub struct Random(pub u64);
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }

@@ -4,6 +4,7 @@ mod avro;
 mod channel_tools;
 mod cli;
 mod crash;
+mod crash_files;
 mod flume_peer;
 mod fuzz_corpus;
 mod guide;
