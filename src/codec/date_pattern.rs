@@ -3,6 +3,7 @@
 //! `yyyy-MM-dd HH:mm:ss,SSS Z`: a run of one letter is a field, text between apostrophes and everything
 //! that is no letter stands for itself, two apostrophes are one. Names are English, in any case.
 
+use jiff::Zoned;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{Offset, TimeZone};
 
@@ -140,6 +141,18 @@ impl DatePattern {
         self.resolve(&fields, zone).map_err(|error| format!("{text:?} is no date: {error}"))
     }
 
+    /// Writes a moment the way `SimpleDateFormat` does, in English.
+    pub fn format(&self, time: &Zoned) -> String {
+        let mut out = String::new();
+        for item in &self.items {
+            match item {
+                Item::Literal(literal) => out.push_str(literal),
+                Item::Field { letter, count } => write_field(&mut out, *letter, *count, time),
+            }
+        }
+        out
+    }
+
     fn field<'t>(
         &self,
         letter: char,
@@ -271,6 +284,74 @@ fn offset(text: &str) -> Option<(Offset, &str)> {
     Some((Offset::from_seconds(i32::try_from(seconds).ok()?).ok()?, rest))
 }
 
+fn write_field(out: &mut String, letter: char, count: usize, time: &Zoned) {
+    let title = |name: &str| -> String {
+        let mut letters = name.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        let whole: String = first.into_iter().chain(letters).collect();
+        // Three letters or fewer are the short form.
+        if count > 3 { whole } else { whole.chars().take(3).collect() }
+    };
+    let offset = || {
+        let seconds = time.offset().seconds();
+        let sign = if seconds < 0 { '-' } else { '+' };
+        (sign, seconds.abs() / 3600, seconds.abs() / 60 % 60)
+    };
+    let hour = i64::from(time.hour());
+    let number = match letter {
+        'y' | 'Y' if count == 2 => i64::from(time.year().rem_euclid(100)),
+        'y' | 'Y' => i64::from(time.year()),
+        'M' if count >= 3 => {
+            return out.push_str(&title(MONTHS.get(time.month() as usize - 1).copied().unwrap_or_default()));
+        }
+        'M' => i64::from(time.month()),
+        'd' => i64::from(time.day()),
+        'D' => i64::from(time.day_of_year()),
+        'H' => hour,
+        'k' => {
+            if hour == 0 {
+                24
+            } else {
+                hour
+            }
+        }
+        'K' => hour % 12,
+        'h' => {
+            if hour % 12 == 0 {
+                12
+            } else {
+                hour % 12
+            }
+        }
+        'm' => i64::from(time.minute()),
+        's' => i64::from(time.second()),
+        'S' => i64::from(time.millisecond()),
+        'u' | 'e' => i64::from(time.weekday().to_monday_one_offset()),
+        'E' => {
+            let day = time.weekday().to_monday_zero_offset() as usize;
+            return out.push_str(&title(DAYS.get(day).copied().unwrap_or_default()));
+        }
+        'a' => return out.push_str(if hour < 12 { "AM" } else { "PM" }),
+        'G' => return out.push_str("AD"),
+        'X' if time.offset().seconds() == 0 => return out.push('Z'),
+        'X' => {
+            let (sign, hours, minutes) = offset();
+            let text = match count {
+                1 => format!("{sign}{hours:02}"),
+                2 => format!("{sign}{hours:02}{minutes:02}"),
+                _ => format!("{sign}{hours:02}:{minutes:02}"),
+            };
+            return out.push_str(&text);
+        }
+        'z' => return out.push_str(&time.strftime("%Z").to_string()),
+        _ => {
+            let (sign, hours, minutes) = offset();
+            return out.push_str(&format!("{sign}{hours:02}{minutes:02}"));
+        }
+    };
+    out.push_str(&format!("{number:0count$}"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +416,21 @@ mod tests {
         }
         for pattern in ["yyyy 'open", "yyyy w", "Q"] {
             assert!(DatePattern::new(pattern, Dialect::Joda).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn dates_are_written() {
+        let time: Zoned = "2026-03-07T15:04:05.067+01:00[Europe/Berlin]".parse().unwrap();
+        for (pattern, expected) in [
+            ("yyyy-MM-dd'T'HH:mm:ss.SSSXXX", "2026-03-07T15:04:05.067+01:00"),
+            ("yy/M/d h:mm a", "26/3/7 3:04 PM"),
+            ("EEE EEEE MMM MMMM", "Sat Saturday Mar March"),
+            ("D DDD k K Z z", "66 066 15 3 +0100 CET"),
+            ("'of' y''", "of 2026'"),
+        ] {
+            let compiled = DatePattern::new(pattern, Dialect::SimpleDateFormat).unwrap();
+            assert_eq!(compiled.format(&time), expected, "{pattern}");
         }
     }
 }

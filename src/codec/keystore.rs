@@ -115,19 +115,12 @@ fn read_pkcs12(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStor
 /// Reads a JKS: big-endian, entries one after the other, a keyed SHA-1 over everything at the end.
 fn read_jks(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStoreError> {
     let damaged = |reason: &str| KeyStoreError::Damaged { format: "JKS", reason: reason.to_owned() };
-    let password = password.map(|p| p.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>());
     let (content, digest) =
         bytes.split_at_checked(bytes.len().saturating_sub(20)).ok_or_else(|| damaged("too short"))?;
-    if let Some(password) = &password {
-        let expected = Sha1::new()
-            .chain_update(password)
-            .chain_update("Mighty Aphrodite")
-            .chain_update(content)
-            .finalize();
-        if expected.as_slice() != digest {
-            return Err(KeyStoreError::Password);
-        }
+    if password.is_some_and(|p| store_digest(p, content) != digest) {
+        return Err(KeyStoreError::Password);
     }
+    let password = password.map(|p| p.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>());
     let mut jks = JksReader { rest: content };
     let mut store = KeyStore::default();
     let parse = |jks: &mut JksReader<'_>, store: &mut KeyStore| -> Option<Result<(), KeyStoreError>> {
@@ -163,6 +156,17 @@ fn read_jks(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStoreEr
     };
     parse(&mut jks, &mut store).ok_or_else(|| damaged("an entry is cut short"))??;
     Ok(store)
+}
+
+/// What stands at the end of a JKS or JCEKS over everything before it.
+pub(super) fn store_digest(password: &str, content: &[u8]) -> [u8; 20] {
+    let password: Vec<u8> = password.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    Sha1::new()
+        .chain_update(password)
+        .chain_update("Mighty Aphrodite")
+        .chain_update(content)
+        .finalize()
+        .into()
 }
 
 struct JksReader<'a> {
@@ -210,7 +214,7 @@ fn open_key(protected: &[u8], password: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Content of a DER value with this tag, and what follows it.
-fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[found, first], mut rest) = bytes.split_first_chunk::<2>()?;
     if found != tag {
         return None;
