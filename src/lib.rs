@@ -17,6 +17,7 @@ pub mod channel;
 // 3  between the ends
 pub mod channel_processor;
 pub mod client;
+pub mod config_filter;
 pub mod interceptor;
 pub mod selector;
 pub mod serializer;

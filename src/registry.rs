@@ -3,6 +3,7 @@
 //! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
 
 use crate::channel::{ChannelEntry, file, memory};
+use crate::config_filter::{FilterEntry, env, external, hadoop};
 use crate::interceptor::{
     InterceptorEntry, fixed, host, regex_extractor, regex_filter, remove_header, search_replace, timestamp,
     uuid,
@@ -67,3 +68,6 @@ pub const SINK_PROCESSORS: &[ProcessorEntry] =
 
 /// Every channel selector.
 pub const SELECTORS: &[SelectorEntry] = &[replicating::ENTRY, multiplexing::ENTRY, load_balancing::ENTRY];
+
+/// Every config filter.
+pub const CONFIG_FILTERS: &[FilterEntry] = &[env::ENTRY, external::ENTRY, hadoop::ENTRY];

@@ -21,7 +21,8 @@ pub fn settings(kind: Kind, lines: &str) -> ComponentSettings {
     let location = |line: usize| Location { file: "flow.properties".into(), line: line as u32 };
     let entries = lines.lines().enumerate().filter_map(|(index, line)| {
         let (key, value) = line.split_once('=')?;
-        let setting = Setting { value: value.trim().to_owned(), location: location(index + 2) };
+        let setting =
+            Setting { value: value.trim().to_owned(), location: location(index + 2), is_secret: false };
         (!setting.value.is_empty()).then(|| (key.trim().to_owned(), setting))
     });
     ComponentSettings {

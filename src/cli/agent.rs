@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::origin::{self, Origin, Text};
 use super::{BAD_CONFIG, FAILED, load, log, reload, report};
 use crate::agent::{self, AgentError, Options, plan};
 use crate::io::EngineKind;
@@ -25,9 +26,12 @@ pub struct AgentArgs {
     /// Do not watch the flow for changes
     #[arg(long = "no-reload-conf")]
     no_reload: bool,
-    /// Seconds between looks at the flow's files
-    #[arg(short = 'i', long = "poll-interval", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
-    poll_interval: u64,
+    /// Seconds between looks at the flow; 30 for files and 300 over HTTP unless given. ZooKeeper is watched
+    #[arg(short = 'i', long = "poll-interval", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    poll_interval: Option<u64>,
+    /// Keep the last good flow here, and start it if the flow cannot be read
+    #[arg(short = 'b', long = "backup-directory", value_name = "DIR")]
+    backup: Option<PathBuf>,
     /// Only say what is wrong, as `check` does
     #[arg(short = 'd', long = "dryrun")]
     dry_run: bool,
@@ -71,9 +75,30 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
             tracing::warn!("{option} has no effect: nothing here is loaded from Java archives");
         }
     }
-    let seen = reload::look(&flow.files);
+    for option in &flow.ignored {
+        tracing::warn!("{option} has no effect: nothing here is loaded from Java archives");
+    }
+    let mut reader = flow.reader();
+    let kept = args.backup.as_deref().map(|directory| origin::backup_file(directory, &flow.name));
+    if !args.no_reload && !kept.as_ref().is_some_and(|file| file.exists()) {
+        reader.wait_for_node();
+    }
+    let texts = match reader.texts() {
+        Ok(texts) => texts,
+        Err(problem) => match kept.and_then(|file| Some((std::fs::read(&file).ok()?, file))) {
+            Some((bytes, file)) => {
+                tracing::error!("{problem}");
+                tracing::warn!("starting the last good flow instead: {}", file.display());
+                vec![Text { shown: file.display().to_string(), bytes }]
+            }
+            None => {
+                report::diagnostics(&[problem]);
+                return ExitCode::from(BAD_CONFIG);
+            }
+        },
+    };
     let mut diagnostics = Vec::new();
-    let config = load::load(&flow, &mut diagnostics).filter(|config| {
+    let config = load::load(&flow, &texts, &mut diagnostics).filter(|config| {
         // Compiled here as well for its warnings: the agent says only what refuses the start.
         plan::compile(config, &mut diagnostics).is_some()
     });
@@ -93,8 +118,11 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
     for warning in &diagnostics {
         tracing::warn!("{warning}");
     }
-    let interval = Duration::from_secs(args.poll_interval);
-    let reload = (!args.no_reload).then(|| reload::watch(flow, seen, interval));
+    reload::keep(args.backup.as_deref(), &flow.name, &texts);
+    let is_http = flow.origins.iter().any(|o| matches!(o, Origin::Http(_)));
+    let interval = Duration::from_secs(args.poll_interval.unwrap_or(if is_http { 300 } else { 30 }));
+    let watcher = reload::Watcher { flow, reader, texts, backup: args.backup };
+    let reload = (!args.no_reload).then(|| watcher.start(interval));
     match agent::run(config, options, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(AgentError::Config(found)) => {

@@ -167,14 +167,14 @@ async fn settings(io: &Io, args: &AvroClientArgs) -> Result<ComponentSettings, P
         for (key, value, line) in entries(io, path).await? {
             let location = Location { file: path.display().to_string().into(), line };
             if !value.trim().is_empty() {
-                settings.insert(key, Setting { value: value.trim().to_owned(), location });
+                settings.insert(key, Setting { value: value.trim().to_owned(), location, is_secret: false });
             }
         }
     }
     let mut option = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             let location = Location { file: "command line".into(), line: 0 };
-            settings.insert(key.to_owned(), Setting { value, location });
+            settings.insert(key.to_owned(), Setting { value, location, is_secret: false });
         }
     };
     option("hostname", args.host.clone());

@@ -1,17 +1,24 @@
-//! From files named on the command line to a checked configuration; the command `check`.
+//! From the places named on the command line to a checked configuration; the command `check`.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::flume_env::FlumeEnv;
+use super::origin::{Origin, Reader, Text};
 use super::{BAD_CONFIG, report};
 use crate::agent::check::drop_what_flume_drops;
 use crate::agent::plan;
+use crate::client::fetch::Login;
+use crate::client::zookeeper;
+use crate::codec::date_pattern::{DatePattern, Dialect};
 use crate::config::model::AgentConfig;
 use crate::config::properties;
 use crate::config::resolve::Lookups;
 use crate::config::{Diagnostic, Severity};
+use crate::config_filter::{self, World};
+use crate::io::{EngineKind, machine, run_local};
+use crate::registry;
 
 /// Where a flow is, as the command line says it.
 #[derive(clap::Args, Clone, Debug)]
@@ -20,36 +27,53 @@ pub struct FlowArgs {
     #[arg(short = 'n', long = "name", value_name = "NAME")]
     pub name: String,
     /// The flow; several are merged in order, later ones win
-    #[arg(short = 'f', long = "conf-file", value_name = "FILE", required_unless_present = "uris")]
-    pub files: Vec<PathBuf>,
-    /// The flow as a URI (file:/path); read before the files of -f
-    #[arg(short = 'u', long = "conf-uri", value_name = "URI", value_parser = local_path)]
-    pub uris: Vec<PathBuf>,
+    #[arg(short = 'f', long = "conf-file", value_name = "FILE", required_unless_present_any = ["uris", "zookeeper"])]
+    files: Vec<PathBuf>,
+    /// The flow as a URI (file:, classpath:, http:, https:); read before the files of -f
+    #[arg(short = 'u', long = "conf-uri", value_name = "URI", value_parser = Origin::parse)]
+    uris: Vec<Origin>,
+    /// The flow is in ZooKeeper, in the node <base path>/<agent>
+    #[arg(short = 'z', long = "zkConnString", value_name = "HOST:PORT,…", conflicts_with_all = ["files", "uris"], value_parser = zookeeper_servers)]
+    zookeeper: Option<String>,
+    /// Base path in ZooKeeper
+    #[arg(short = 'p', long = "zkBasePath", value_name = "PATH", default_value = "/flume")]
+    base_path: String,
     /// Flume's configuration directory; of its flume-env.sh the plain NAME=value lines count
     #[arg(short = 'c', long = "conf", value_name = "DIR")]
     pub conf: Option<PathBuf>,
+    /// User for flows over HTTP (also -user)
+    #[arg(long = "conf-user", value_name = "USER", requires = "password")]
+    user: Option<String>,
+    /// Password for flows over HTTP (also -pwd)
+    #[arg(long = "conf-password", value_name = "PASSWORD", requires = "user")]
+    password: Option<String>,
+    /// A class of the Java program; flows are read by what -f, -u and -z say (also -prov)
+    #[arg(long = "conf-provider", value_name = "CLASS")]
+    provider: Option<String>,
+    /// A class of the Java program; HTTP authentication is basic
+    #[arg(short = 'a', long = "auth-provider", value_name = "CLASS")]
+    auth: Option<String>,
     /// Start what Flume would start: leave out components that do not work, and say which
     #[arg(long)]
     pub compat: bool,
 }
 
-/// The path behind a `file:` URI, or a plain path.
-fn local_path(uri: &str) -> Result<PathBuf, String> {
-    match uri.split_once(':') {
-        Some(("file", path)) => Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path))),
-        Some((scheme, _)) if !scheme.contains('/') => {
-            Err(format!("{scheme}: is not a scheme this program reads flows from; use file:/path"))
-        }
-        _ => Ok(PathBuf::from(uri)),
-    }
+fn zookeeper_servers(text: &str) -> Result<String, String> {
+    zookeeper::servers(text).map(|_| text.to_owned())
 }
 
 /// Where a flow is and what its values may refer to.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    name: String,
-    /// Files in the order they are read.
-    pub files: Vec<PathBuf>,
+    /// Name of the agent.
+    pub name: String,
+    /// Places in the order they are read.
+    pub origins: Vec<Origin>,
+    /// For places on HTTP servers.
+    pub login: Option<Login>,
+    /// Options that name Java classes other than Flume's own, which have no effect.
+    pub ignored: Vec<String>,
+    conf: Option<PathBuf>,
     compat: bool,
     variables: HashMap<String, String>,
     /// `-D` properties: those of `flume-env.sh`, then those of the command line, which win.
@@ -61,9 +85,31 @@ impl FlowArgs {
     pub fn flow(&self, properties: Vec<(String, String)>) -> Flow {
         let mut env = FlumeEnv::read(self.conf.as_deref());
         env.properties.extend(properties);
+        let origins = match &self.zookeeper {
+            Some(servers) => {
+                let path = format!("{}/{}", self.base_path.trim_end_matches('/'), self.name);
+                vec![Origin::Node(servers.clone(), path)]
+            }
+            None => {
+                let uris = self.uris.iter().map(|uri| match (uri, &self.conf) {
+                    (Origin::ClassPath(path), Some(conf)) => Origin::ClassPath(conf.join(path)),
+                    (other, _) => other.clone(),
+                });
+                uris.chain(self.files.iter().cloned().map(Origin::File)).collect()
+            }
+        };
+        let classes = [("--conf-provider", &self.provider), ("--auth-provider", &self.auth)];
+        let ignored = classes.into_iter().filter_map(|(option, class)| {
+            let class = class.as_ref().filter(|c| !c.starts_with("org.apache.flume."))?;
+            Some(format!("{option} {class}"))
+        });
+        let login = self.user.clone().zip(self.password.clone());
         Flow {
             name: self.name.clone(),
-            files: self.uris.iter().chain(&self.files).cloned().collect(),
+            origins,
+            login: login.map(|(user, password)| Login { user, password }),
+            ignored: ignored.collect(),
+            conf: self.conf.clone(),
             compat: self.compat,
             variables: env.variables,
             system: env.properties,
@@ -71,25 +117,18 @@ impl FlowArgs {
     }
 }
 
-/// Reads, substitutes and validates. `None` after a complaint.
-pub fn load(flow: &Flow, diagnostics: &mut Vec<Diagnostic>) -> Option<AgentConfig> {
+impl Flow {
+    /// A reader of its places.
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.origins, self.login.clone())
+    }
+}
+
+/// Substitutes and validates. `None` after a complaint.
+pub fn load(flow: &Flow, texts: &[Text], diagnostics: &mut Vec<Diagnostic>) -> Option<AgentConfig> {
     let mut entries = Vec::new();
-    for file in &flow.files {
-        let shown = file.display().to_string();
-        let bytes = match std::fs::read(file) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let hint = match error.kind() {
-                    std::io::ErrorKind::NotFound => "check the path behind -f",
-                    std::io::ErrorKind::IsADirectory => "name a file, not a directory",
-                    _ => "check the permissions",
-                };
-                let complaint = Diagnostic::error(format!("-f {shown}"), format!("cannot be read: {error}"));
-                diagnostics.push(complaint.hint(hint));
-                return None;
-            }
-        };
-        match properties::parse(&shown, &bytes) {
+    for Text { shown, bytes } in texts {
+        match properties::parse(shown, bytes) {
             Ok(found) => entries.extend(found),
             Err((location, problem)) => {
                 diagnostics.push(
@@ -105,19 +144,46 @@ pub fn load(flow: &Flow, diagnostics: &mut Vec<Diagnostic>) -> Option<AgentConfi
         entries.iter().map(|e| (e.key.clone(), e.value.trim().to_owned())).collect();
     let system: HashMap<String, String> = flow.system.iter().cloned().collect();
     let env = |name: &str| flow.variables.get(name).cloned().or_else(|| std::env::var(name).ok());
-    let lookups = Lookups { keys: &keys, env: &env, system: &system };
-    for entry in &mut entries {
-        entry.value = lookups.resolve(&entry.value);
-    }
-    let config = AgentConfig::read(&flow.name, &entries, diagnostics)?;
-    Some(if flow.compat { drop_what_flume_drops(config, diagnostics) } else { config })
+    let config = run_local(EngineKind::Portable, |io| async move {
+        let now = jiff::Timestamp::from_second(io.unix_time().as_secs() as i64).unwrap_or_default();
+        let now = now.to_zoned(machine::time_zone());
+        let date =
+            |pattern: &str| Some(DatePattern::new(pattern, Dialect::SimpleDateFormat).ok()?.format(&now));
+        let lookups = Lookups { keys: &keys, env: &env, system: &system, date: &date };
+        for entry in &mut entries {
+            entry.value = lookups.resolve(&entry.value);
+        }
+        let mut config = AgentConfig::read(&flow.name, &entries, diagnostics)?;
+        let world = World { io, env: &env, conf: flow.conf.as_deref() };
+        let said = diagnostics.len();
+        config_filter::apply(&mut config, registry::CONFIG_FILTERS, &world, diagnostics).await;
+        if flow.compat {
+            for diagnostic in &mut diagnostics[said..] {
+                diagnostic.severity = Severity::Warning;
+            }
+            config = drop_what_flume_drops(config, diagnostics);
+        }
+        Some(config)
+    });
+    config.unwrap_or_else(|error| {
+        tracing::error!(%error, "no runtime to read the flow on");
+        None
+    })
 }
 
 /// The command `check`.
 pub fn check(args: &FlowArgs, properties: Vec<(String, String)>) -> ExitCode {
     let mut diagnostics = Vec::new();
     let flow = args.flow(properties);
-    let plan = load(&flow, &mut diagnostics).and_then(|config| plan::compile(&config, &mut diagnostics));
+    let plan = match flow.reader().texts() {
+        Ok(texts) => {
+            load(&flow, &texts, &mut diagnostics).and_then(|config| plan::compile(&config, &mut diagnostics))
+        }
+        Err(problem) => {
+            diagnostics.push(problem);
+            None
+        }
+    };
     let (errors, warnings) = report::diagnostics(&diagnostics);
     match plan {
         Some(plan) if errors == 0 => {
@@ -142,22 +208,4 @@ pub fn check(args: &FlowArgs, properties: Vec<(String, String)>) -> ExitCode {
 /// True if any of them refuses the start.
 pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(|d| d.severity == Severity::Error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uris_of_files() {
-        for (uri, expected) in [
-            ("file:///etc/a.conf", Ok("/etc/a.conf")),
-            ("file:/etc/a.conf", Ok("/etc/a.conf")),
-            ("a.conf", Ok("a.conf")),
-            ("/x/a:b.conf", Ok("/x/a:b.conf")),
-            ("ftp://h/a", Err(())),
-        ] {
-            assert_eq!(local_path(uri).map_err(drop), expected.map(PathBuf::from), "{uri}");
-        }
-    }
 }

@@ -12,11 +12,14 @@ mod arguments;
 mod avro_client;
 mod channel;
 mod describe;
+mod doctor;
 mod flume_env;
 mod load;
 mod log;
+mod origin;
 mod reload;
 mod report;
+mod version;
 
 /// Exit code for a failure while running or opening.
 const FAILED: u8 = 1;
@@ -66,6 +69,8 @@ enum Command {
     /// Send the lines of a file to the avro source of an agent
     #[command(name = "avro-client", after_help = avro_client::HELP)]
     AvroClient(avro_client::AvroClientArgs),
+    /// Say what this machine allows: io_uring, limits, direct writes; and what to change
+    Doctor(doctor::DoctorArgs),
     /// Print the version
     Version,
 }
@@ -87,10 +92,8 @@ pub fn main() -> ExitCode {
         Command::Channel(command) => channel::run(command),
         Command::Tool(command) => channel::tool(command),
         Command::Describe(args) => describe::run(&args),
-        Command::Version => {
-            report::line(&format!("Millrace {}", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Version => version::run(),
     }
 }
 

@@ -13,6 +13,15 @@ pub struct Setting {
     pub value: String,
     /// Where the key stands.
     pub location: Location,
+    /// Comes from a config filter and is not to be shown.
+    pub is_secret: bool,
+}
+
+impl Setting {
+    /// The value, for messages.
+    pub fn shown(&self) -> &str {
+        if self.is_secret { "[secret]" } else { &self.value }
+    }
 }
 
 /// What kind of component; its plural is the word in keys.
@@ -206,7 +215,7 @@ impl<'a> ParseContext<'a> {
     fn complain(&mut self, key: &str, mut diagnostic: Diagnostic, hint: Option<String>) {
         match self.raw(key) {
             Some(setting) => {
-                diagnostic.value = Some(setting.value.clone());
+                diagnostic.value = Some(setting.shown().to_owned());
                 diagnostic.location = Some(setting.location.clone());
             }
             None => diagnostic.location = self.component.listed.clone(),

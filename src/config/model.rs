@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub sinks: Vec<ComponentSettings>,
     /// `<agent>.sinkgroups`
     pub sink_groups: Vec<ComponentSettings>,
+    /// `<agent>.configfilters`
+    pub config_filters: Vec<ComponentSettings>,
 }
 
 const KINDS: [Kind; 5] = [Kind::Source, Kind::Channel, Kind::Sink, Kind::SinkGroup, Kind::ConfigFilter];
@@ -40,7 +42,8 @@ impl AgentConfig {
                 );
                 continue;
             }
-            let setting = Setting { value: value.to_owned(), location: entry.location.clone() };
+            let setting =
+                Setting { value: value.to_owned(), location: entry.location.clone(), is_secret: false };
             // Of several files a later one may well change a value; that is what several files are for.
             if let Some(earlier) = settings.insert(key, setting)
                 && earlier.location.file == entry.location.file
@@ -77,6 +80,7 @@ impl AgentConfig {
             channels: take(Kind::Channel),
             sinks: take(Kind::Sink),
             sink_groups: take(Kind::SinkGroup),
+            config_filters: take(Kind::ConfigFilter),
         };
         let place = mine.values().map(|s| s.location.clone()).min();
         if config.channels.is_empty() {

@@ -125,6 +125,32 @@ fn unescape(text: &str) -> Result<String, String> {
     Ok(String::from_utf16_lossy(&out))
 }
 
+/// One key and its value as a line that reads back as they are, here and in Java of any version.
+pub fn line(key: &str, value: &str) -> String {
+    let mut out = String::new();
+    escape(key, true, &mut out);
+    out.push_str(" = ");
+    escape(value, false, &mut out);
+    out.push('\n');
+    out
+}
+
+fn escape(text: &str, is_key: bool, out: &mut String) {
+    for (at, unit) in text.encode_utf16().enumerate() {
+        match char::from_u32(unit.into()) {
+            Some('\t') => out.push_str("\\t"),
+            Some('\n') => out.push_str("\\n"),
+            Some('\r') => out.push_str("\\r"),
+            Some('\u{c}') => out.push_str("\\f"),
+            Some('\\') => out.push_str("\\\\"),
+            Some(' ') if at == 0 || is_key => out.push_str("\\ "),
+            Some(c @ ('=' | ':' | '#' | '!')) if is_key => out.extend(['\\', c]),
+            Some(c @ ' '..='~') => out.push(c),
+            _ => out.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

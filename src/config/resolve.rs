@@ -1,7 +1,7 @@
 //! Substitution of `${...}` in values, as Flume 1.10 and later do it (log4j's lookups).
 //!
 //! `${key}` another key of the merged file, `${env:NAME}`, `${sys:name}` (a `-D` property), `${date:pattern}`
-//! is left to components that know time; `${x:-default}`, nesting and recursion work, `$${` stands for `${`,
+//! the time of the start or reload (`SimpleDateFormat`); `${x:-default}`, nesting and recursion work, `$${` stands for `${`,
 //! and what cannot be resolved stays as it is. With `-DpropertiesImplementation=…EnvVarResolverProperties`
 //! (Flume 1.7 to 1.9) a bare `${NAME}` also falls back to the environment. Flume resolves references while its
 //! map fills, in hash order; here the whole map is known first.
@@ -21,6 +21,8 @@ pub struct Lookups<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// `-D` properties.
     pub system: &'a HashMap<String, String>,
+    /// The time in a pattern of `SimpleDateFormat`; `None` for a pattern that is none.
+    pub date: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Lookups<'_> {
@@ -67,6 +69,7 @@ impl Lookups<'_> {
         let found = match name.split_once(':') {
             Some(("env", name)) => (self.env)(name),
             Some(("sys", name)) => self.system.get(name).cloned(),
+            Some(("date", pattern)) => (self.date)(pattern),
             Some(_) => None,
             None => self.keys.get(name).cloned().or_else(|| {
                 let old = self.system.get("propertiesImplementation")?;
@@ -111,7 +114,8 @@ mod tests {
             .into();
         let system = HashMap::from([("p".to_owned(), "q".to_owned())]);
         let env = |name: &str| (name == "HOME").then(|| "/home/me".to_owned());
-        let lookups = Lookups { keys: &keys, env: &env, system: &system };
+        let date = |pattern: &str| (pattern == "HH:mm").then(|| "12:34".to_owned());
+        let lookups = Lookups { keys: &keys, env: &env, system: &system, date: &date };
         let cases = [
             ("x", "x"),
             ("${A}", "1"),
@@ -122,6 +126,8 @@ mod tests {
             ("${NOT:-${A}}", "1"),
             ("${${N}}", "1"),
             ("${sys:p}", "q"),
+            ("at ${date:HH:mm}", "at 12:34"),
+            ("${date:?}", "${date:?}"),
             ("$${A}", "${A}"),
             ("${f1['key']}", "${f1['key']}"),
             ("${A", "${A"),

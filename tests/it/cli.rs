@@ -22,7 +22,7 @@ fn every_spelling_of_the_command_line_is_understood() {
         .unwrap();
     let (conf, file) = (dir.path().to_str().unwrap(), file.to_str().unwrap());
     let uri = format!("file://{file}");
-    let lines: [&[&str]; 5] = [
+    let lines: [&[&str]; 7] = [
         &[
             "agent",
             "--conf",
@@ -38,6 +38,25 @@ fn every_spelling_of_the_command_line_is_understood() {
         &["agent", "-n", "a1", "-c", conf, "-u", &uri, "-C", "/x.jar", "--plugins-path", "/p", "--dryrun"],
         &["agent", "-n", "a1", "-c", conf, "-f", file, "-f", file, "-d", "-agentlib:jdwp"],
         &["check", "-n", "a1", "-c", conf, "-f", file],
+        &["agent", "-n", "a1", "-c", conf, "-u", "classpath:f.properties", "-user", "u", "-pwd", "p", "-d"],
+        &[
+            "agent",
+            "-n",
+            "a1",
+            "-c",
+            conf,
+            "-f",
+            file,
+            "-p",
+            "/flume",
+            "-prov",
+            "org.apache.flume.node.UriConfigurationProvider",
+            "-a",
+            "org.apache.flume.node.net.BasicAuthorizationProvider",
+            "-b",
+            conf,
+            "-d",
+        ],
     ];
     for line in lines {
         for mut command in [millrace(), flume_ng()] {
@@ -56,6 +75,9 @@ fn a_wrong_command_line_ends_with_two() {
         &["agent", "-n", "a1"],
         &["agent", "-f", "x"],
         &["agent", "-n", "a1", "-u", "ftp://h/f"],
+        &["agent", "-n", "a1", "-f", "x", "-z", "h:1"],
+        &["agent", "-n", "a1", "-z", "h:port"],
+        &["agent", "-n", "a1", "-u", "http://h/f", "-user", "u"],
     ] {
         let mut command = millrace();
         command.args(line);
@@ -92,4 +114,62 @@ fn a_changed_flow_is_taken_over_and_a_broken_one_is_not() {
     agent.wait_log("configuration changed");
     assert_eq!(Client::connect(other).send("three\n").answer(), "OK");
     assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// What a command prints, if it ends well.
+fn printed(args: &[&str]) -> String {
+    let mut command = flume_ng();
+    command.args(args);
+    let (code, out, err) = output(command);
+    assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+    out
+}
+
+#[test]
+fn the_commands_that_inform() {
+    let help = printed(&["help"]);
+    for command in ["agent", "avro-client", "check", "describe", "doctor", "tool", "version", "help"] {
+        assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} in {help}");
+    }
+    assert!(printed(&["help", "agent"]).contains("--zkConnString"));
+    let version = printed(&["version"]);
+    let beginnings =
+        ["Millrace ", "Runs the flows of ", "Revision: ", "Compiled for ", "From executable with checksum "];
+    assert_eq!(version.lines().count(), beginnings.len(), "{version}");
+    for (line, beginning) in version.lines().zip(beginnings) {
+        assert!(line.starts_with(beginning), "{version}");
+    }
+    let dir = scratch();
+    let doctor = printed(&["doctor", dir.path().to_str().unwrap()]);
+    for part in ["kernel", "RLIMIT_MEMLOCK", "engine of agents", "direct writes"] {
+        assert!(doctor.contains(part), "{part} in {doctor}");
+    }
+    let sink = printed(&["describe", "null"]);
+    for part in ["Every sink has:", "  channel = required", "  lanes = "] {
+        assert!(sink.contains(part), "{part} in {sink}");
+    }
+    assert!(printed(&["describe", "hadoop"]).contains("credential.provider.path = required"));
+}
+
+#[test]
+fn a_credential_is_used_and_never_shown() {
+    let dir = scratch();
+    let file = dir.path().join("f.properties");
+    let secret = flow(44444).replace("44444", "${f['PORT_SECRET']}")
+        + "a1.configfilters = f\na1.configfilters.f.type = env\na1.configfilters.f.typo = x\n";
+    fs::write(&file, secret).unwrap();
+    let run = |port: &str| {
+        let mut command = millrace();
+        command.env("PORT_SECRET", port).args(["check", "-n", "a1", "-f"]).arg(&file);
+        output(command)
+    };
+    let (code, _, err) = run("44444");
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("a1.configfilters.f.typo"), "{err}");
+    let (code, out, err) = run("hunter2");
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("a1.sources.r1.port = \"[secret]\"") && !format!("{out}{err}").contains("hunter2"),
+        "{err}"
+    );
 }

@@ -11,6 +11,7 @@ mod guide;
 mod hdfs;
 mod http;
 mod layers;
+mod origins;
 mod peers;
 mod registry;
 mod util;

@@ -87,12 +87,14 @@ pub struct Start<'a> {
     pub args: Vec<String>,
     /// Further environment.
     pub env: HashMap<String, String>,
+    /// Options that say where the flow is; none = a file with [`Self::flow`].
+    pub from: Vec<String>,
 }
 
 impl<'a> Start<'a> {
     /// Agent `a1` of this flow.
     pub fn new(dir: &'a Path, flow: impl Into<String>) -> Self {
-        Self { dir, flow: flow.into(), args: Vec::new(), env: HashMap::new() }
+        Self { dir, flow: flow.into(), args: Vec::new(), env: HashMap::new(), from: Vec::new() }
     }
     /// Adds an argument.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
@@ -104,16 +106,24 @@ impl<'a> Start<'a> {
         self.env.insert(key.into(), value.into());
         self
     }
+    /// Takes the flow from somewhere else than a file.
+    pub fn from(mut self, options: &[&str]) -> Self {
+        self.from = options.iter().map(|o| (*o).to_owned()).collect();
+        self
+    }
     /// Starts it without waiting for anything.
-    pub fn spawn(self) -> Agent {
-        let flow = self.dir.join("flow.properties");
-        fs::write(&flow, &self.flow).expect("the flow");
+    pub fn spawn(mut self) -> Agent {
+        if self.from.is_empty() {
+            let flow = self.dir.join("flow.properties");
+            fs::write(&flow, &self.flow).expect("the flow");
+            self.from = vec!["-f".to_owned(), flow.display().to_string()];
+        }
         let log = self.dir.join("agent.log");
         let open = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log");
         let child = millrace()
             .current_dir(self.dir)
-            .args(["agent", "-n", "a1", "-c", ".", "-f"])
-            .arg(&flow)
+            .args(["agent", "-n", "a1", "-c", "."])
+            .args(&self.from)
             .args(&self.args)
             .envs(&self.env)
             .env("HOME", self.dir)

@@ -7,14 +7,15 @@ use crate::agent::plan::{
 use crate::config::model::AgentConfig;
 use crate::config::nearest::{distance, nearest};
 use crate::config::{ComponentSettings, Diagnostic, Kind, PropertySpec};
-use crate::registry;
+use crate::{config_filter, registry};
 
 /// Key of every kind of component that only custom Java classes use.
 const JAVA_ONLY: &str = "config";
 
 /// Warns about every key of every listed component that nothing reads.
 pub fn keys(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) {
-    let all = config.channels.iter().chain(&config.sources).chain(&config.sinks).chain(&config.sink_groups);
+    let all = config.channels.iter().chain(&config.sources).chain(&config.sinks);
+    let all = all.chain(&config.sink_groups).chain(&config.config_filters);
     for component in all {
         let known = Known::of(component);
         for (key, setting) in &component.settings {
@@ -23,7 +24,7 @@ pub fn keys(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) {
             }
             let mut warning =
                 Diagnostic::warning(component.full_key(key), "no such property; the line is ignored")
-                    .value(&setting.value)
+                    .value(setting.shown())
                     .at(Some(setting.location.clone()));
             warning.hint = match known.unlisted_interceptor(key) {
                 Some(name) => Some(format!("to use it: {} = … {name}", component.full_key("interceptors"))),
@@ -103,7 +104,13 @@ impl Known {
                     Some((entry.name, entry.class, entry.properties))
                 });
             }
-            Kind::ConfigFilter => known.opaque.push(String::new()),
+            Kind::ConfigFilter => {
+                known.add("", config_filter::COMMON);
+                known.typed(component, "", TYPE.name(), None, |text| {
+                    let entry = find(registry::CONFIG_FILTERS, |e| (e.name, e.class), text)?;
+                    Some((entry.name, entry.class, entry.properties))
+                });
+            }
         }
         known
     }
