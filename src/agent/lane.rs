@@ -35,8 +35,9 @@ pub fn handover() -> (mpsc::Sender<Handed>, mpsc::Receiver<Handed>) {
     mpsc::channel(HANDED_MAX)
 }
 
-/// Takes from `channel` and hands over to a lane until the lane is gone (it drains before it goes) or the
-/// stop reaches [`Phase::Now`]. Runs on the shard that owns the channel.
+/// Takes from `channel` and hands over to a lane. Once the stop is requested it ends with the first take that
+/// finds nothing, which tells the lane that nothing follows; it also ends when the lane is gone or the stop
+/// reaches [`Phase::Now`]. Runs on the shard that owns the channel.
 ///
 /// A verdict that never comes (the lane is gone) is a rollback.
 pub async fn feed(channel: Rc<dyn Channel>, lane: mpsc::Sender<Handed>, stop: Stop) {
@@ -44,27 +45,30 @@ pub async fn feed(channel: Rc<dyn Channel>, lane: mpsc::Sender<Handed>, stop: St
     loop {
         let ready = async {
             let slot = slots.clone().acquire_owned().await;
-            channel.wait_ready().await;
+            stop.or(channel.wait_ready()).await;
             slot
         };
         let slot = tokio::select! {
             biased;
-            () = stop.reached(Phase::Now) => return,
-            () = lane.closed() => return,
+            () = stop.reached(Phase::Now) => break,
+            () = lane.closed() => break,
             slot = ready => slot,
         };
-        let Ok(mut transaction) = channel.begin_take() else { return };
+        // Asked before the take: what was put before the stop is seen by the take.
+        let stopping = stop.is_requested();
+        let Ok(mut transaction) = channel.begin_take() else { break };
         let batch = match transaction.take(channel.transaction_capacity()).await {
+            Ok(batch) if batch.is_empty() && stopping => break,
             Ok(batch) if batch.is_empty() => continue,
             Ok(batch) => batch,
             Err(error) => {
                 tracing::error!(channel = channel.name(), %error, "cannot take from the channel");
-                return;
+                break;
             }
         };
         let (delivered, verdict) = oneshot::channel();
         if lane.send(Handed { batch, delivered }).await.is_err() {
-            return;
+            break;
         }
         let (name, stop) = (channel.name().to_owned(), stop.clone());
         crate::io::spawn(async move {
@@ -79,6 +83,9 @@ pub async fn feed(channel: Rc<dyn Channel>, lane: mpsc::Sender<Handed>, stop: St
             }
         });
     }
+    // The lane learns of the end; the channel stays open until the last verdicts are in.
+    drop(lane);
+    let _ = slots.acquire_many(HANDED_MAX as u32).await;
 }
 
 /// What a lane's sink sees as its channel: the shard's own, and those of other shards.
@@ -196,6 +203,26 @@ impl Channel for LaneChannel {
             })
             .await;
         })
+    }
+    fn wait_last(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(poll_fn(|cx| {
+            let mut ended = true;
+            for input in &self.inputs {
+                let Input::Other { receiver, waiting } = &**input else { continue };
+                if !waiting.borrow().is_empty() {
+                    return Poll::Ready(true);
+                }
+                match receiver.borrow_mut().poll_recv(cx) {
+                    Poll::Ready(Some(handed)) => {
+                        waiting.borrow_mut().push_back(handed.into());
+                        return Poll::Ready(true);
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => ended = false,
+                }
+            }
+            if ended { Poll::Ready(false) } else { Poll::Pending }
+        }))
     }
     fn marks(&self, _source: &str) -> Vec<SourceMark> {
         Vec::new()
@@ -324,6 +351,37 @@ mod tests {
             crate::testing::expect(&io, || origin.len() == 1).await;
             assert_eq!(drain_bodies(&*origin).await, ["4"]);
             drop(handle);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_stopping_lane_waits_for_all_a_slow_shard_has() {
+        run_local(EngineKind::Portable, |io| async move {
+            let origin = memory_channel(&io, 100);
+            put(&*origin, &[], &["1", "2"]).await;
+            let (sender, receiver) = handover();
+            let lane = LaneChannel::view("c1", 100, None, vec![receiver]);
+            let (handle, view) = stop::channel();
+            handle.request(Phase::Stopping);
+            // Nothing has arrived, and the other shard does not get to run for a while.
+            let (nothing, bodies) = take(&*lane, 9).await;
+            assert!(bodies.is_empty());
+            drop(nothing);
+            {
+                let mut last = lane.wait_last();
+                let pending = poll_fn(|cx| Poll::Ready(last.as_mut().poll(cx).is_pending())).await;
+                assert!(pending, "ended although the other shard may have events");
+            }
+            io::spawn(feed(origin.clone(), sender, view));
+            let mut all = Vec::new();
+            while lane.wait_last().await {
+                let (transaction, bodies) = take(&*lane, 1).await;
+                transaction.commit().await.unwrap();
+                all.extend(bodies);
+            }
+            assert_eq!(all, ["1", "2"]);
+            crate::testing::expect(&io, || origin.is_empty()).await;
         })
         .unwrap();
     }

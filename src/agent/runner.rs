@@ -21,9 +21,6 @@ const BACKOFF_MAX: Duration = Duration::from_millis(5000);
 /// Empty takes in a row after a wake-up before the runner sleeps a little: wake-ups may be spurious, a
 /// busy loop is not acceptable.
 const SPURIOUS_MAX: u32 = 16;
-/// How long a stopping lane waits for a batch that another shard may be handing over; a hand-over takes
-/// less than a millisecond.
-const HANDOVER_GRACE: Duration = Duration::from_millis(50);
 /// Sleep after spurious wake-ups.
 const SPURIOUS_SLEEP: Duration = Duration::from_millis(5);
 
@@ -66,12 +63,15 @@ impl Runner {
                 Ok(Status::Empty) => {
                     failures = 0;
                     if stop.is_requested() {
-                        // Another shard's batch may be on its way to this lane.
-                        let late = tokio::select! {
-                            () = any_ready(&self.channels) => true,
-                            () = self.io.sleep(HANDOVER_GRACE) => false,
+                        // Other shards may still have events for this lane.
+                        let end = *deadline.get_or_insert(self.io.now() + stop.limit());
+                        let more = tokio::select! {
+                            biased;
+                            () = stop.reached(Phase::Now) => false,
+                            more = any_last(&self.channels) => more,
+                            () = self.io.sleep(end.saturating_sub(self.io.now())) => false,
                         };
-                        if !late {
+                        if !more {
                             break;
                         }
                     }
@@ -124,6 +124,23 @@ impl Runner {
             self.io.sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// True when one of the channels may have something to take, false when nothing comes from any of them.
+async fn any_last(channels: &[Rc<dyn Channel>]) -> bool {
+    let mut last: Vec<Option<LocalBoxFuture<'_, bool>>> =
+        channels.iter().map(|c| Some(c.wait_last())).collect();
+    poll_fn(|cx| {
+        for slot in &mut last {
+            match slot.as_mut().map(|last| last.as_mut().poll(cx)) {
+                Some(Poll::Ready(true)) => return Poll::Ready(true),
+                Some(Poll::Ready(false)) => *slot = None,
+                Some(Poll::Pending) | None => {}
+            }
+        }
+        if last.iter().all(Option::is_none) { Poll::Ready(false) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// Resolves when one of the channels may have something to take.

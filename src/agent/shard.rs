@@ -112,18 +112,12 @@ impl ShardState {
                 Command::OpenSinks(plan, seats) => self.open_sinks(&plan, seats).await,
                 Command::OpenSources(plan, sources) => self.open_sources(&plan, sources).await,
                 Command::StopSources(names, limit) => {
-                    stop(&mut self.sources, &names, limit, &self.now, &self.io).await
+                    stop(&mut self.sources, &names, limit, Duration::ZERO, &self.now, &self.io).await
                 }
                 Command::StopSinks(names, limit) => {
                     // The runner itself honours the limit while draining; some more for closing files.
-                    stop(
-                        &mut self.sinks,
-                        &names,
-                        limit + limit.max(Duration::from_secs(1)),
-                        &self.now,
-                        &self.io,
-                    )
-                    .await
+                    let grace = limit.max(Duration::from_secs(1));
+                    stop(&mut self.sinks, &names, limit, grace, &self.now, &self.io).await
                 }
                 Command::CloseChannels(names) => {
                     for name in names {
@@ -331,11 +325,13 @@ fn running<'a>(map: &'a mut HashMap<Arc<str>, Running>, name: &Arc<str>) -> (&'a
     (running, stop)
 }
 
-/// Asks the components to stop and waits for their tasks, at most `limit` and not beyond a second signal.
+/// Asks the components to stop within `limit` and waits for their tasks, at most that and `grace`, and not
+/// beyond a second signal.
 async fn stop(
     map: &mut HashMap<Arc<str>, Running>,
     names: &[Arc<str>],
     limit: Duration,
+    grace: Duration,
     now: &Stop,
     io: &Io,
 ) -> Report {
@@ -343,7 +339,7 @@ async fn stop(
     for (_, running) in &stopping {
         running.stop.request_within(limit);
     }
-    let deadline = io.now() + limit;
+    let deadline = io.now() + limit + grace;
     for (name, running) in stopping {
         for mut task in running.tasks {
             let left = deadline.saturating_sub(io.now());

@@ -106,6 +106,11 @@ pub trait Channel {
     fn begin_take(&self) -> Result<Box<dyn TakeTransaction>, ChannelError>;
     /// Resolves when there may be something to take. Spurious wake-ups are allowed. Cancel-safe.
     fn wait_ready(&self) -> LocalBoxFuture<'_, ()>;
+    /// Once the sources have stopped and a take found nothing: true when there may be something to take
+    /// after all, false when nothing can come any more. Cancel-safe.
+    fn wait_last(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
     /// The latest committed marks of a source, see [`SourceMark`]. Empty for channels that forget.
     fn marks(&self, source: &str) -> Vec<SourceMark>;
     /// True if a committed put survives the process: then a source may answer for it.
