@@ -1,6 +1,7 @@
 //! `kill -9` at random moments: what was answered by OK must arrive, whatever else happens.
 //!
-//! `MILLRACE_CRASH_ROUNDS` and `MILLRACE_CRASH_SECONDS` make it longer (`scripts/crash-test`).
+//! `MILLRACE_CRASH_ROUNDS` and `MILLRACE_CRASH_SECONDS` make it longer, `MILLRACE_CRASH_RATE` (lines per second
+//! and connection) keeps the files of a long run small enough to be compared (`scripts/crash-test`).
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -60,8 +61,12 @@ fn send_until_broken(mut stream: TcpStream, connection: String, until: Instant) 
             }
         }
     });
-    let mut number = 0;
+    let mut number = 0u64;
+    let rate = setting("MILLRACE_CRASH_RATE", u64::MAX);
+    let start = Instant::now();
     while Instant::now() < until {
+        let due = start + Duration::from_millis(number.saturating_mul(1000) / rate);
+        thread::park_timeout(due.saturating_duration_since(Instant::now()));
         let chunk: String = (0..50).map(|i| line(&connection, number + i)).collect();
         if stream.write_all(chunk.as_bytes()).is_err() {
             break;
