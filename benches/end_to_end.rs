@@ -271,7 +271,7 @@ fn probe_loopback(senders: usize, time: Duration) -> f64 {
         for _ in 0..senders {
             scope.spawn(move || {
                 let mut stream = TcpStream::connect(address).expect("connect");
-                let mut line = vec![b'x'; LINE_BYTES];
+                let mut line = [b'x'; LINE_BYTES];
                 line[LINE_BYTES - 1] = b'\n';
                 let chunk = line.repeat(CHUNK_BYTES / LINE_BYTES);
                 while start.elapsed() < time {

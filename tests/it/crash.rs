@@ -126,9 +126,7 @@ fn what_was_answered_by_ok_survives_kill_9() {
                 *slot = true;
             }
         }
-        let lost =
-            seen.iter().find_map(|(c, s)| s.iter().position(|seen| !seen).map(|n| format!("{c} line {n}")));
-        lost
+        seen.iter().find_map(|(c, s)| s.iter().position(|seen| !seen).map(|n| format!("{c} line {n}")))
     };
     let mut last = String::new();
     eventually(&format!("{total} answered lines are in the sink's files"), || match missing(&lines(&out)) {

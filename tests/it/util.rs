@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -246,12 +246,6 @@ impl Client {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("an answer");
         line.trim_end_matches('\n').to_owned()
-    }
-    /// Reads to the end of the stream.
-    pub fn rest(&mut self) -> Vec<u8> {
-        let mut rest = Vec::new();
-        self.answers.read_to_end(&mut rest).expect("the rest");
-        rest
     }
 }
 

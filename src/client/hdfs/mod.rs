@@ -129,7 +129,7 @@ impl Location {
                 let default = default.unwrap_or("file:///").trim_end_matches('/');
                 let uri = match default.split_once(':') {
                     Some((scheme, _)) if scheme.eq_ignore_ascii_case("file") => "file://".to_owned(),
-                    Some((scheme, _)) if matches!(scheme, "hdfs" | "viewfs") => default.to_owned(),
+                    Some(("hdfs" | "viewfs", _)) => default.to_owned(),
                     _ => {
                         return Err(format!(
                             "belongs to fs.defaultFS = {default}, which this program cannot write to; only hdfs, viewfs and file can"
