@@ -18,9 +18,15 @@ use crate::codec::thrift::scribe::{OldThriftServer, ScribeServer};
 use crate::codec::thrift::value::Wire;
 use crate::event::{EventBatch, EventHeaders};
 
+mod wal;
+
+pub use wal::{wal_frame, wal_recovery};
+
 /// Name of each target, and what it does with the bytes.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("event_headers", event_headers),
+    ("wal_frame", wal_frame),
+    ("wal_recovery", wal_recovery),
     ("flume_file_channel", flume_file_channel),
     ("avro_server", avro_server),
     ("avro_client", avro_client),
