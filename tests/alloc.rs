@@ -57,7 +57,8 @@ fn count() -> u64 {
 
 fn settings(lines: &[(&str, String)]) -> ComponentSettings {
     let location = Location { file: "flow.properties".into(), line: 1 };
-    let setting = |value: &String| Setting { value: value.clone(), location: location.clone(), is_secret: false };
+    let setting =
+        |value: &String| Setting { value: value.clone(), location: location.clone(), is_secret: false };
     ComponentSettings {
         agent: "a1".into(),
         kind: Kind::Channel,
