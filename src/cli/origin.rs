@@ -113,6 +113,7 @@ impl Reader {
     ///
     /// # Errors
     /// The first place that cannot be read.
+    #[expect(clippy::result_large_err, reason = "once per start or change")]
     pub fn texts(&mut self) -> Result<Vec<Text>, Diagnostic> {
         let mut texts = Vec::new();
         for (origin, seen) in &mut self.origins {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::diagnostic::{Diagnostic, Location};
-use super::nearest::nearest;
+use super::nearest::{distance, nearest};
 use super::properties::Entry;
 use super::{ComponentSettings, Kind, Setting};
 
@@ -66,6 +66,7 @@ impl AgentConfig {
             diagnostics.push(no_such_agent(name, &settings));
             return None;
         }
+        foreign_keys(name, &settings, diagnostics);
         let mut lists: HashMap<Kind, Vec<ComponentSettings>> = HashMap::new();
         for kind in KINDS {
             lists.insert(kind, components(name, kind, &mine, diagnostics));
@@ -95,6 +96,27 @@ impl AgentConfig {
             return None;
         }
         Some(config)
+    }
+}
+
+/// Lines of an agent that the file has no lists for, with a name like ours: a slip of the keyboard.
+fn foreign_keys(name: &str, settings: &BTreeMap<&str, Setting>, diagnostics: &mut Vec<Diagnostic>) {
+    let is_kind = |word: &str| KINDS.iter().any(|k| k.plural() == word);
+    let is_agent =
+        |agent: &str| KINDS.iter().any(|k| settings.contains_key(&*format!("{agent}.{}", k.plural())));
+    for (key, setting) in settings {
+        let Some((agent, rest)) = key.split_once('.') else { continue };
+        let is_like_ours = agent != name && (agent.eq_ignore_ascii_case(name) || distance(agent, name) == 1);
+        if is_like_ours && !is_agent(agent) && is_kind(rest.split('.').next().unwrap_or_default()) {
+            let message =
+                format!("belongs to an agent {agent:?}, which lists no components; the line is ignored");
+            diagnostics.push(
+                Diagnostic::warning(*key, message)
+                    .value(&setting.value)
+                    .at(Some(setting.location.clone()))
+                    .hint(format!("did you mean {name}.{rest} ?")),
+            );
+        }
     }
 }
 

@@ -161,8 +161,8 @@ fn reference(text: &str, from: usize) -> Option<Reference<'_>> {
     let starts = text.get(from..)?.match_indices("${").map(|(at, _)| from + at);
     for start in starts {
         let inner = &text[start + 2..];
-        let Some((name, rest)) = inner.split_once('[') else { return None };
-        let Some((quoted, rest)) = rest.split_once(']') else { return None };
+        let (name, rest) = inner.split_once('[')?;
+        let (quoted, rest) = rest.split_once(']')?;
         let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let key =
             ['\'', '"'].iter().find_map(|q| quoted.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(quoted);

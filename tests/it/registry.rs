@@ -23,6 +23,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
         ("sink", rows!(registry::SINKS)),
         ("interceptor", rows!(registry::INTERCEPTORS)),
         ("selector", rows!(registry::SELECTORS)),
+        ("config filter", rows!(registry::CONFIG_FILTERS)),
         ("sink processor", rows!(registry::SINK_PROCESSORS)),
     ]
 }

@@ -38,4 +38,70 @@ pub(super) mod tests {
         diagnostics.sort_by(|a, b| (&a.location, &a.subject).cmp(&(&b.location, &b.subject)));
         diagnostics.iter().map(|d| format!("{d}\n\n")).collect()
     }
+
+    const GOOD: &str = "a1.sources = r1\na1.channels = c1\na1.sinks = k1\n\
+        a1.sources.r1.type = netcat\na1.sources.r1.bind = h\na1.sources.r1.port = 4141\na1.sources.r1.channels = c1\n\
+        a1.channels.c1.type = memory\na1.sinks.k1.type = logger\na1.sinks.k1.channel = c1\n";
+
+    /// A sound flow with one slip each, and what is said about it.
+    #[test]
+    fn every_slip_is_pointed_at() {
+        assert_eq!(complaints(GOOD), "");
+        let hdfs = "a1.sinks.k1.type = hdfs\na1.sinks.k1.hdfs.rollInterval = 3600\na1.sinks.k1.hdfs.rollSize = 0\n\
+            a1.sinks.k1.hdfs.rollCount = 0\na1.sinks.k1.hdfs.path = ";
+        let slips: Vec<(&str, String)> = vec![
+            ("name of another agent", GOOD.replace("a1.", "b1.")),
+            ("one line of a mistyped agent", GOOD.replace("a1.sources.r1.port", "al.sources.r1.port")),
+            ("no channels", GOOD.replace("a1.channels = c1\n", "")),
+            (
+                "neither sources nor sinks",
+                GOOD.replace("a1.sources = r1\n", "").replace("a1.sinks = k1\n", ""),
+            ),
+            ("a name that has no settings", GOOD.replace("a1.sinks = k1", "a1.sinks = k1 k2")),
+            ("a component that is not listed", GOOD.to_owned() + "a1.sinks.k9.type = logger\n"),
+            ("a kind that is none", GOOD.replace("a1.sinks.k1.channel", "a1.sink.k1.channel")),
+            ("a list that is none", GOOD.to_owned() + "a1.sorces = r2\n"),
+            ("no property", GOOD.to_owned() + "a1.sinks.k1 = logger\n"),
+            ("an empty value", GOOD.to_owned() + "a1.sinks.k1.maxBytesToLog =\n"),
+            ("set twice", GOOD.to_owned() + "a1.channels.c1.type = file\n"),
+            ("an unknown type", GOOD.replace("= netcat", "= netcta")),
+            ("channel for channels", GOOD.replace("r1.channels", "r1.channel")),
+            ("channels for channel", GOOD.replace("k1.channel ", "k1.channels ")),
+            ("a channel that is not there", GOOD.replace("k1.channel = c1", "k1.channel = c2")),
+            ("a required property", GOOD.replace("a1.sources.r1.bind = h\n", "")),
+            ("a mistyped property", GOOD.to_owned() + "a1.channels.c1.capcity = 5\n"),
+            ("a value that does not fit", GOOD.replace("4141", "99999")),
+            (
+                "a mistyped interceptor",
+                GOOD.to_owned()
+                    + "a1.sources.r1.interceptors = i1\na1.sources.r1.interceptors.i1.type = timestmp\n",
+            ),
+            (
+                "a mistyped selector property",
+                GOOD.to_owned()
+                    + "a1.sources.r1.selector.type = multiplexing\na1.sources.r1.selector.head = x\n",
+            ),
+            ("a sink of no group", GOOD.to_owned() + "a1.sinkgroups = g1\na1.sinkgroups.g1.sinks = k1 k2\n"),
+            (
+                "sink groups between tabs",
+                GOOD.to_owned() + "a1.sinkgroups = g1\tg2\na1.sinkgroups.g1.sinks = k1\n",
+            ),
+            ("a time nobody sets", GOOD.replace("a1.sinks.k1.type = logger\n", &format!("{hdfs}/x/%Y\n"))),
+            (
+                "a header nobody sets",
+                GOOD.replace("a1.sinks.k1.type = logger\n", &format!("{hdfs}/x/%{{fileName}}\n")),
+            ),
+            (
+                "a key of a config filter",
+                GOOD.to_owned()
+                    + "a1.configfilters = f1\na1.configfilters.f1.type = external\na1.configfilters.f1.comand = x\n",
+            ),
+        ];
+        let said: Vec<String> =
+            slips.iter().map(|(what, flow)| format!("== {what}\n{}", complaints(flow))).collect();
+        for (text, (what, _)) in said.iter().zip(&slips) {
+            assert!(text.lines().count() > 1, "nothing is said: {what}");
+        }
+        insta::assert_snapshot!(said.concat());
+    }
 }
