@@ -181,6 +181,8 @@ pub struct FileConfig {
     on_damage: OnDamage,
     /// Marks every shard found on disk when it was opened: files may belong to another shard than before.
     marks: Mutex<MarkTable>,
+    /// Set once the disks were looked at, before a shard creates anything.
+    space_checked: tokio::sync::OnceCell<()>,
     open_shards: AtomicUsize,
 }
 
@@ -249,6 +251,7 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         durability,
         on_damage: on_damage?,
         marks: Mutex::default(),
+        space_checked: tokio::sync::OnceCell::new(),
         open_shards: AtomicUsize::new(0),
     })
 }
@@ -394,6 +397,41 @@ impl FileConfig {
             let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
             keys.iter().for_each(|key| marks.set(key.clone(), Bytes::new(), 0));
         }
+    }
+
+    /// A new channel on a full disk could take nothing, and is refused. One with logs starts, so that sinks can
+    /// drain it.
+    async fn check_space(&self, io: &Io) -> Result<(), OpenError> {
+        let cannot = |directory: &Path, error: std::io::Error| {
+            OpenError::new(
+                DATA_DIRS.name(),
+                directory.display().to_string(),
+                format!("cannot use the directory: {error}"),
+            )
+        };
+        let mut has_logs = false;
+        for directory in &self.data_dirs {
+            let entries = io.read_dir(directory).await.map_err(|e| cannot(directory, e))?;
+            has_logs |= entries.iter().any(|(name, _)| name.to_string_lossy().starts_with("shard-"));
+        }
+        for directory in &self.data_dirs {
+            let available = io.space(directory).await.map_err(|e| cannot(directory, e))?.available_bytes;
+            if available >= self.minimum_space {
+                continue;
+            }
+            let message = format!(
+                "the disk of {} has {available} bytes left, and the channel takes nothing with less than this",
+                directory.display()
+            );
+            let hint =
+                "make room, name a directory on another disk in dataDirs, or lower minimumRequiredSpace";
+            if !has_logs {
+                let value = self.minimum_space.to_string();
+                return Err(OpenError::new(MINIMUM_REQUIRED_SPACE.name(), value, message).hint(hint));
+            }
+            tracing::error!(minimum_required_space = self.minimum_space, hint, "{message}; sinks go on");
+        }
+        Ok(())
     }
 
     fn share_marks(&self, table: &MarkTable) {

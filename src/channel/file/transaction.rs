@@ -123,6 +123,7 @@ impl FileChannel {
             }
         }
 
+        config.space_checked.get_or_try_init(|| config.check_space(io)).await?;
         let own_options =
             config.log_options(config.log_directory(cx.shard.index), name, cx.shard.index, false);
         let left_over = config.left_over(io, cx.shard.index, cx.shard.count).await;
