@@ -1,6 +1,7 @@
 //! One integration binary: real processes, real sockets.
 
 mod avro;
+mod bad_input;
 mod channel_tools;
 mod cli;
 mod crash;
