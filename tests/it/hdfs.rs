@@ -13,9 +13,10 @@ use crate::util::{Agent, Client, Start, free_port, scratch, within};
 const SETTLE: Duration = Duration::from_secs(90);
 
 struct Bench {
+    // Dropped first: the cluster is stopped by files in the directory.
+    hdfs: Hdfs,
     dir: tempfile::TempDir,
     port: u16,
-    hdfs: Hdfs,
 }
 
 impl Drop for Bench {
@@ -117,7 +118,7 @@ fn a_real_cluster() {
     let Some(script) = require_peer("hdfs") else { return };
     let dir = scratch();
     let hdfs = Hdfs::start(script, dir.path(), 2);
-    let bench = Bench { dir, port: free_port(), hdfs };
+    let bench = Bench { hdfs, dir, port: free_port() };
     files_of_all_types_are_read_by_hadoops_shell(&bench);
     a_killed_agent_leaves_no_open_file_and_loses_nothing_answered(&bench);
     safe_mode_is_waited_out(&bench);
@@ -293,6 +294,9 @@ impl Hdfs {
 
 impl Drop for Hdfs {
     fn drop(&mut self) {
-        let _ = self.run("stop", &[]);
+        let stopped = self.run("stop", &[]);
+        if !stopped.status.success() {
+            eprintln!("the cluster is not stopped: {}", String::from_utf8_lossy(&stopped.stderr));
+        }
     }
 }
