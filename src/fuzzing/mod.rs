@@ -168,7 +168,7 @@ pub fn java_regex(data: &[u8]) {
     let Ok(regex) = JavaRegex::new(&pattern) else { return };
     let _ = regex.is_match(text.as_bytes());
     if let Ok(replacement) = Replacement::new(&replacement, &regex) {
-        let mut out = bytes::BytesMut::new();
+        let mut out = BytesMut::new();
         regex.replace_all(&as_java_sees(text.as_bytes()), &replacement, &mut regex.groups(), &mut out);
     }
 }

@@ -448,10 +448,10 @@ impl View {
         let stored = self.state.as_ref().filter(|s| s.log_id == self.log_id);
         let (mut seq, mut position) =
             stored.map(|s| (s.low_seq, s.low_position)).or(noted).unwrap_or_default();
-        if let Some(first) = self.segments.first() {
-            if position < first.header.first_frame() {
-                (seq, position) = (seq.max(first.header.start_seq), first.header.first_frame());
-            }
+        if let Some(first) = self.segments.first()
+            && position < first.header.first_frame()
+        {
+            (seq, position) = (seq.max(first.header.start_seq), first.header.first_frame());
         }
         self.low_seq = seq;
         self.low_position = position.min(self.end_position());

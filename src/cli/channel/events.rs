@@ -10,6 +10,7 @@ use crate::wal::state::Tracker;
 use crate::wal::{Damage, WalError};
 
 /// What stands next in a log.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and nearly always the large one")]
 pub enum Item {
     /// Events of one frame; the first has this number.
     Events { first_seq: u64, frame: Frame, batch: EventBatch },

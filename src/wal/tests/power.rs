@@ -109,8 +109,8 @@ fn story(seed: u64, stop_at: Option<u64>) -> Result<u64, String> {
     let dice = Dice::new(seed.wrapping_mul(31).wrapping_add(stop_at.unwrap_or(0)));
     let world = world(seed);
     world.disk.set_policy(CrashPolicy {
-        atom_bytes: if seed % 2 == 0 { 4096 } else { 512 },
-        names: if seed % 3 == 0 { Names::AnySubset } else { Names::Ordered },
+        atom_bytes: if seed.is_multiple_of(2) { 4096 } else { 512 },
+        names: if seed.is_multiple_of(3) { Names::AnySubset } else { Names::Ordered },
         ..CrashPolicy::default()
     });
     let book = Rc::new(RefCell::new(Book::default()));
