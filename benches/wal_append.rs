@@ -51,6 +51,7 @@ fn options(directory: &Path, durability: Durability) -> LogOptions {
         copies: Vec::new(),
         on_damage: OnDamage::Stop,
         take_only: false,
+        keys: std::sync::Arc::default(),
     }
 }
 

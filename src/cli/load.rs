@@ -118,6 +118,19 @@ impl FlowArgs {
 }
 
 impl Flow {
+    /// One file, without `flume-env.sh` and options.
+    pub fn file(agent: &str, path: PathBuf) -> Self {
+        Self {
+            name: agent.to_owned(),
+            origins: vec![Origin::File(path)],
+            login: None,
+            ignored: Vec::new(),
+            conf: None,
+            compat: false,
+            variables: HashMap::new(),
+            system: Vec::new(),
+        }
+    }
     /// A reader of its places.
     pub fn reader(&self) -> Reader {
         Reader::new(&self.origins, self.login.clone())

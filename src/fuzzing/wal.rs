@@ -78,6 +78,7 @@ fn options(directory: &Path, on_damage: OnDamage) -> LogOptions {
         copies: Vec::new(),
         on_damage,
         take_only: true,
+        keys: std::sync::Arc::default(),
     }
 }
 

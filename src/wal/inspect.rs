@@ -9,12 +9,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::frame::{FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at};
+use super::cipher::{Keys, LogCipher};
+use super::frame::{FLAG_ENCRYPTED, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at};
 use super::recovery::{STATE_FILE, boot};
 use super::segment::{self, BLOCK_SIZE, Block, SegmentFooter, SegmentHeader};
 use super::state::{PAGE_SIZE, State, Tracker};
 use super::writer::SNAPSHOT_FIXED;
-use super::{Damage, WalError};
+use super::{Damage, WalError, open_payload};
 use crate::io::{File, Io, OpenOptions};
 
 /// Files are read in pieces of this size, or of one frame if that is larger.
@@ -66,6 +67,8 @@ pub struct View {
     pub end_seq: u64,
     /// Bytes behind the end that were never acknowledged.
     pub torn_bytes: u64,
+    /// What encrypted frames are read with; `None` = payloads are not looked at.
+    cipher: Option<Rc<LogCipher>>,
     /// Segments whose header and first frame are both unreadable, and those put aside earlier.
     pub unreadable: Vec<PathBuf>,
 }
@@ -263,12 +266,18 @@ impl View {
             segments: Vec::new(),
             end_seq: 0,
             torn_bytes: 0,
+            cipher: None,
             unreadable: Vec::new(),
         };
         view.list(io).await?;
         view.find_ends(io).await?;
         view.place_consumer();
         Ok(view)
+    }
+
+    /// The keys to read payloads with. Without this call a walk gives encrypted payloads empty.
+    pub fn set_keys(&mut self, keys: &Keys) {
+        self.cipher = Some(Rc::new(LogCipher::new(keys, self.log_id, 0)));
     }
 
     async fn list(&mut self, io: &Io) -> Result<(), WalError> {
@@ -505,6 +514,20 @@ impl View {
         Ok(None)
     }
 
+    fn open_payload(
+        &self,
+        segment: &SegmentView,
+        header: FrameHeader,
+        stored: Bytes,
+    ) -> Result<Option<(FrameHeader, Bytes)>, WalError> {
+        let payload = match &self.cipher {
+            Some(cipher) => open_payload(cipher, &header, stored, &segment.path)?,
+            None if header.has(FLAG_ENCRYPTED) => Some(Bytes::new()),
+            None => Some(stored),
+        };
+        Ok(payload.map(|payload| (header, payload)))
+    }
+
     /// True if a segment still is what it was when the view was made.
     async fn is_there(&self, io: &Io, index: usize) -> bool {
         let segment = &self.segments[index];
@@ -566,7 +589,11 @@ impl<'a> Walk<'a> {
                 }
             }
             let Some(frames) = &mut self.frames else { return Ok(None) };
-            if let Some((header, payload)) = frames.read(self.position).await? {
+            let read = match frames.read(self.position).await? {
+                Some((header, stored)) => self.view.open_payload(segment, header, stored)?,
+                None => None,
+            };
+            if let Some((header, payload)) = read {
                 self.position = header.end();
                 let frame = Frame { header, payload, segment: self.index };
                 if frame.header.kind == FrameKind::Data {

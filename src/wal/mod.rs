@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::io::{Io, Lock};
 use crate::metrics::Counter;
 
+pub mod cipher;
 pub mod frame;
 mod housekeeping;
 pub mod inspect;
@@ -35,6 +36,7 @@ pub use reader::Entry;
 pub use recovery::{LOCK_FILE, STATE_FILE};
 pub use writer::Commit;
 
+use cipher::{CipherFault, Keys, LogCipher};
 use reader::Reader;
 use segment::Segment;
 use state::{State, StatePage, Tracker};
@@ -113,6 +115,8 @@ pub struct LogOptions {
     pub on_damage: OnDamage,
     /// Nothing will be appended: a log left over from another number of shards.
     pub take_only: bool,
+    /// Keys to encrypt and read with; none = new frames are not encrypted.
+    pub keys: Arc<Keys>,
 }
 
 /// Why the log refuses.
@@ -161,6 +165,14 @@ pub enum WalError {
         /// What the kernel said.
         error: Arc<io::Error>,
     },
+    /// Frames are encrypted and the key is not there.
+    #[error("{} is encrypted with a key that is not among those given ({})", path.display(), if keys.is_empty() { "none" } else { keys })]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// Names of the keys given.
+        keys: String,
+    },
     /// Written by a newer version.
     #[error("{} has format version {version}; this program reads up to {}", path.display(), segment::FORMAT_VERSION)]
     Newer {
@@ -175,6 +187,20 @@ impl WalError {
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { path, error: Arc::new(error) }
+    }
+}
+
+/// The payload of a frame in plain text; `None` if it was changed, which is damage like any other.
+fn open_payload(
+    cipher: &LogCipher,
+    header: &frame::FrameHeader,
+    stored: Bytes,
+    path: &Path,
+) -> Result<Option<Bytes>, WalError> {
+    match cipher.open(header, stored) {
+        Ok(payload) => Ok(Some(payload)),
+        Err(CipherFault::Forged) => Ok(None),
+        Err(CipherFault::Key(keys)) => Err(WalError::NoKey { path: path.to_owned(), keys }),
     }
 }
 
@@ -237,6 +263,7 @@ struct Inner {
     io: Io,
     options: LogOptions,
     log_id: u64,
+    cipher: LogCipher,
     /// Live segments by position, the one being written last.
     segments: RefCell<VecDeque<Rc<Segment>>>,
     writer: RefCell<Writer>,

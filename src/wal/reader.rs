@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::frame::{FrameHeader, FrameKind, HEADER_SIZE};
 use super::recovery::find_frame;
 use super::segment::Segment;
-use super::{Damage, Inner, OnDamage, WalError};
+use super::{Damage, Inner, OnDamage, WalError, open_payload};
 use crate::io;
 
 /// Groups kept in memory for the consumer: a consumer that keeps up never reads the disk. 16 large buffers.
@@ -178,6 +178,16 @@ impl Inner {
                 self.read_ahead(reader, &segment, available);
                 (header, bytes)
             };
+            let payload = match header.kind {
+                FrameKind::Data => {
+                    let stored = header.payload(&bytes);
+                    match open_payload(&self.cipher, &header, stored, &segment.path)? {
+                        Some(payload) => payload,
+                        None => return Ok(Step::Fault(segment)),
+                    }
+                }
+                FrameKind::Snapshot => Bytes::new(),
+            };
             let end = header.end();
             let end_seq = header.first_seq + u64::from(header.events);
             let mut consumer = self.consumer.borrow_mut();
@@ -212,7 +222,6 @@ impl Inner {
             if header.kind != FrameKind::Data || !is_open {
                 continue;
             }
-            let payload = header.payload(&bytes);
             let marks = (header.marks as usize).min(payload.len());
             return Ok(Step::Frame(Entry {
                 first_seq: header.first_seq,

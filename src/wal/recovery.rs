@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::frame::{FLAG_FIRST, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at};
+use super::cipher::{CipherFault, LogCipher};
+use super::frame::{
+    FLAG_ENCRYPTED, FLAG_FIRST, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at,
+};
 use super::listing::{self, Found};
 use super::marks::MarkTable;
 use super::reader::Reader;
-use super::segment::Segment;
+use super::segment::{self, Segment};
 use super::state::{PAGE_SIZE, State, StatePage, Tracker};
 use super::writer::{SNAPSHOT_FIXED, Writer};
-use super::{Consumer, Inner, LogOptions, Recovered, WalError, create_directory};
+use super::{Consumer, Inner, LogOptions, Recovered, WalError, create_directory, open_payload};
 use crate::component::stable_hash;
 use crate::io::{Io, OpenOptions};
 
@@ -125,6 +128,8 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     let (page, stored) = open_page(io, &directory).await?;
     let mut listing = listing::list(io, &options, stored.as_ref()).await?;
     let log_id = listing.log_id.unwrap_or_else(|| io.random().max(1));
+    let cipher = LogCipher::new(&options.keys, log_id, io.random());
+    check_keys(io, &listing.live, log_id, &cipher).await?;
     let mut state = stored.filter(|s| s.log_id == log_id);
     if state.is_none() && !listing.live.is_empty() {
         state = read_copies(io, &options.copies, log_id).await;
@@ -138,12 +143,12 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     // Written in another run of the kernel, the page of a mapped log may be ahead of it.
     let durable = state.as_ref().filter(|_| exact || !mapped).map_or(0, |s| s.durable);
     let snapshot = state.as_ref().map_or(0, |s| s.snapshot);
-    let end = find_end(io, &options, &mut listing.live, log_id, durable, exact, snapshot).await?;
+    let end = find_end(io, &options, &cipher, &mut listing.live, log_id, durable, exact, snapshot).await?;
     listing::repair(io, &listing.live).await?;
     for file in &listing.dropped {
         io.remove_file(file).await.map_err(WalError::io(file))?;
     }
-    let (marks, noted) = read_marks(io, &listing.live, log_id, snapshot).await?;
+    let (marks, noted) = read_marks(io, &cipher, &listing.live, log_id, snapshot).await?;
 
     // Where the consumer goes on.
     let first = listing.live.first().map(|f| (f.header.first_frame(), f.header.start_seq));
@@ -184,6 +189,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     let inner = Inner {
         io: io.clone(),
         log_id,
+        cipher,
         segments: RefCell::new(listing.live.into_iter().map(|f| f.segment).collect()),
         writer: RefCell::new(writer),
         turn: Semaphore::new(1),
@@ -249,10 +255,29 @@ async fn read_copies(io: &Io, copies: &[PathBuf], log_id: u64) -> Option<State> 
     best.map(|state| State { durable: 0, boot: 0, ..state })
 }
 
+/// Refuses a log with frames under a key that is not there: the first frame of each segment tells.
+async fn check_keys(io: &Io, live: &[Found], log_id: u64, cipher: &LogCipher) -> Result<(), WalError> {
+    for found in live {
+        let (segment, position) = (&found.segment, found.segment.first_frame());
+        let file = segment.open(io).await.map_err(WalError::io(&segment.path))?;
+        let head = listing::read_block(&*file, &segment.path, segment::BLOCK_SIZE).await?;
+        segment.release();
+        if let Ok(header) = FrameHeader::peek(&head, position, log_id)
+            && header.has(FLAG_ENCRYPTED)
+            && let Err(CipherFault::Key(keys)) = cipher.key_of(head.get(HEADER_SIZE..).unwrap_or_default())
+        {
+            return Err(WalError::NoKey { path: segment.path.clone(), keys });
+        }
+    }
+    Ok(())
+}
+
 /// Sets the end of every segment and finds that of the log; drops segments behind it from the list.
+#[expect(clippy::too_many_arguments, reason = "one call, and each is a different fact about the log")]
 async fn find_end(
     io: &Io,
     options: &LogOptions,
+    cipher: &LogCipher,
     live: &mut Vec<Found>,
     log_id: u64,
     durable: u64,
@@ -294,7 +319,7 @@ async fn find_end(
         let mut known = Known { durable, exact, snapshot };
         let gap = loop {
             let torn = end.torn;
-            let gap = scan(io, options, found, log_id, &known, &expected, &mut end).await?;
+            let gap = scan(io, options, cipher, found, log_id, &known, &expected, &mut end).await?;
             // Something in a later segment may say that this is damage and not where the log ended.
             let Some(at) = gap.filter(|_| !exact) else { break gap };
             let Some(claim) = later_claim(io, &live[index + 1..], log_id, at).await? else { break gap };
@@ -375,6 +400,7 @@ async fn later_claim(io: &Io, later: &[Found], log_id: u64, position: u64) -> Re
 async fn scan(
     io: &Io,
     options: &LogOptions,
+    cipher: &LogCipher,
     found: &Found,
     log_id: u64,
     known: &Known,
@@ -390,8 +416,9 @@ async fn scan(
     // Everything before a snapshot known to be durable need not be read.
     if (position..limit).contains(&snapshot)
         && snapshot <= durable
-        && let Some((header, payload)) = frames.read(snapshot).await?
+        && let Some((header, stored)) = frames.read(snapshot).await?
         && header.kind == FrameKind::Snapshot
+        && let Some(payload) = open_payload(cipher, &header, stored, &segment.path)?
         && payload.len() >= SNAPSHOT_FIXED
     {
         position = snapshot;
@@ -460,6 +487,7 @@ async fn scan(
 /// All marks, and the consumer's position noted last: from the last whole snapshot on.
 async fn read_marks(
     io: &Io,
+    cipher: &LogCipher,
     live: &[Found],
     log_id: u64,
     snapshot: u64,
@@ -482,8 +510,13 @@ async fn read_marks(
                 position = known;
             }
             let mut frames = Frames::new(io, segment, log_id, limit);
-            while let Some((header, payload)) = frames.read(position).await? {
+            while let Some((header, stored)) = frames.read(position).await? {
                 position = header.end();
+                if header.kind == FrameKind::Data && header.marks == 0 {
+                    continue;
+                }
+                let payload = open_payload(cipher, &header, stored, &segment.path)?;
+                let Some(payload) = payload else { continue };
                 let marks = (header.marks as usize).min(payload.len());
                 if header.kind == FrameKind::Snapshot && payload.len() >= SNAPSHOT_FIXED {
                     if header.has(FLAG_FIRST) {

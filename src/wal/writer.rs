@@ -230,10 +230,11 @@ impl Inner {
             Err(_) => self.turn.acquire().await.map_err(|_| WalError::Closed)?,
         };
         let marks_size = marks::encoded_size(marks);
-        let mut size = frame_size(marks_size) + 2 * BLOCK;
+        let overhead = self.cipher.overhead();
+        let mut size = frame_size(marks_size + overhead) + 2 * BLOCK;
         for record in records {
             // Each frame may be the last of its group.
-            size += frame_size(record.size()) + BLOCK;
+            size += frame_size(record.size() + overhead) + BLOCK;
         }
         let size = size as u64;
         loop {
@@ -348,7 +349,8 @@ impl Inner {
 
     /// Adds a frame to the group being built. `whole` is the end of the last whole transaction.
     fn frame(&self, writer: &mut Writer, spec: &Spec, whole: u64, fill: impl FnOnce(&mut [u8])) {
-        let size = frame_size(spec.payload);
+        let stored = spec.payload + self.cipher.overhead();
+        let size = frame_size(stored);
         if writer.building.as_ref().is_some_and(|b| b.used + size > b.buf.as_ref().len()) {
             self.seal(writer, whole);
         }
@@ -366,7 +368,7 @@ impl Inner {
         });
         let header = FrameHeader {
             length: size as u32,
-            stored: spec.payload as u32,
+            stored: stored as u32,
             position,
             durable: 0,
             first_seq: writer.next_seq,
@@ -374,14 +376,15 @@ impl Inner {
             raw: spec.payload as u32,
             marks: spec.marks as u32,
             kind: spec.kind,
-            flags: spec.flags,
+            flags: spec.flags | if self.cipher.is_active() { frame::FLAG_ENCRYPTED } else { 0 },
             time_ms: 0,
             log_id: self.log_id,
         };
         let out = &mut building.buf.as_mut()[building.used..building.used + size];
         header.write(out);
-        let (payload, gap) = out[HEADER_SIZE..].split_at_mut(spec.payload);
-        fill(payload);
+        let (payload, gap) = out[HEADER_SIZE..].split_at_mut(stored);
+        fill(self.cipher.plain(payload));
+        self.cipher.seal(&header, payload);
         gap.fill(0);
         building.last = building.used;
         building.used += size;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::channel::file::payload::Part;
 use millrace::event::{BatchBuilder, Separator};
 use millrace::io::{EngineKind, Io, run_local};
+use millrace::wal::cipher::{Key, Keys};
 use millrace::wal::{Durability, Log, LogOptions, OnDamage};
 
 use crate::util::{flume_ng, millrace, output, scratch};
@@ -24,6 +26,7 @@ fn options(directory: &Path) -> LogOptions {
         copies: Vec::new(),
         on_damage: OnDamage::Stop,
         take_only: false,
+        keys: Arc::default(),
     }
 }
 
@@ -318,4 +321,50 @@ fn a_damaged_channel_of_flume_is_not_imported_in_silence() {
 
     let (code, _, err) = channel(&["import", text(dir.path()), "--to", text(&new)]);
     assert!(code == 2 && err.contains("holds no file channel of Flume"), "{err}");
+}
+
+#[test]
+fn an_encrypted_channel_opens_with_its_key() {
+    let dir = scratch();
+    let key = dir.path().join("c1.key");
+    fs::write(&key, "5a".repeat(32)).expect("a key");
+    let wrong = dir.path().join("wrong.key");
+    fs::write(&wrong, "5b".repeat(32)).expect("a key");
+    let shard = dir.path().join("data/shard-0");
+    let keys = Keys(vec![Key::new("c1.key", vec![0x5a; 32]).expect("a key")]);
+    run(|io| async move {
+        let options = LogOptions { keys: Arc::new(keys), ..options(&shard) };
+        let (log, _) = Log::open(&io, options).await.expect("open");
+        put_ten(&log, 0).await;
+        log.close().await;
+    });
+    let data = dir.path().join("data");
+    let (code, out, _) = channel(&["status", "--json", text(&data)]);
+    assert!(code == 0 && out.contains("\"events\":10"), "{out}");
+    for args in [&["cat", text(&data)][..], &["cat", text(&data), "--key-file", text(&wrong)]] {
+        let (code, out, err) = channel(args);
+        assert!(code == 2 && out.is_empty() && err.contains("--key-file"), "{out}{err}");
+    }
+    let (code, out, err) =
+        channel(&["cat", text(&data), "--key-file", text(&wrong), "--key-file", text(&key)]);
+    assert!(code == 0 && out.lines().count() == 10 && out.contains("line 9 "), "{out}{err}");
+    let (code, out, _) = channel(&["fsck", text(&data)]);
+    assert!(code == 0 && out.contains("encrypted: only the checksums"), "{out}");
+    let (code, out, _) = channel(&["fsck", text(&data), "--key-file", text(&key)]);
+    assert!(code == 0 && !out.contains("encrypted"), "{out}");
+
+    // The keys as the flow has them; what is salvaged is encrypted again.
+    let flow = dir.path().join("flow.properties");
+    let channel_of = format!(
+        "a1.sources = r1\na1.sources.r1.type = seq\na1.sources.r1.channels = c1\na1.channels = c1\na1.channels.c1.type = file\na1.channels.c1.encryption.keyFile = {}\n",
+        text(&key)
+    );
+    fs::write(&flow, channel_of).expect("a flow");
+    let new = dir.path().join("new");
+    let (code, out, err) =
+        channel(&["salvage", text(&data), "--to", text(&new), "--keys-of", "a1.c1", "--flow", text(&flow)]);
+    assert!(code == 0 && out.contains("10 events copied"), "{out}{err}");
+    assert_eq!(channel(&["cat", text(&new)]).0, 2);
+    let (code, out, _) = channel(&["cat", text(&new), "--key-file", text(&key)]);
+    assert!(code == 0 && out.lines().count() == 10, "{out}");
 }

@@ -17,8 +17,10 @@ use super::{Channel, ChannelConfig, ChannelContext, ChannelEntry};
 use crate::component::{Claim, OpenError};
 use crate::config::{CommaList, ParseContext, Property, PropertySpec, PropertyValue, Seconds};
 use crate::io::{Io, LocalBoxFuture};
+use crate::wal::cipher::Keys;
 use crate::wal::{Durability, LogOptions, MarkTable, OnDamage, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 
+pub mod encryption;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
@@ -114,8 +116,6 @@ const ON_DAMAGE: Property<OnDamage> = Property::optional(
     "stop",
     "What takes do at a place of the log that cannot be read: `stop` there, or `skip` it and count the events.",
 );
-const ENCRYPTION: Property<String> =
-    Property::family("encryption.", "Not available: a channel with one of these does not start.");
 
 /// Every property the file channel reads.
 pub const PROPERTIES: &[&dyn PropertySpec] = &[
@@ -136,7 +136,14 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &FSYNC_INTERVAL,
     &CHECKPOINT_ON_CLOSE,
     &ON_DAMAGE,
-    &ENCRYPTION,
+    &encryption::ACTIVE_KEY,
+    &encryption::CIPHER_PROVIDER,
+    &encryption::KEY_PROVIDER,
+    &encryption::KEY_STORE,
+    &encryption::KEY_STORE_PASSWORD,
+    &encryption::KEYS,
+    &encryption::KEY_PASSWORDS,
+    &encryption::KEY_FILE,
 ];
 
 /// Row of the registry.
@@ -179,6 +186,9 @@ pub struct FileConfig {
     minimum_space: u64,
     durability: Durability,
     on_damage: OnDamage,
+    encryption: encryption::Source,
+    /// The keys, read by the first shard that opens.
+    keys: tokio::sync::OnceCell<Arc<Keys>>,
     /// Marks every shard found on disk when it was opened: files may belong to another shard than before.
     marks: Mutex<MarkTable>,
     /// Set once the disks were looked at, before a shard creates anything.
@@ -216,14 +226,7 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
     for ignored in [&COMPRESS_BACKUP_CHECKPOINT, &USE_LOG_REPLAY_V1, &USE_FAST_REPLAY, &CHECKPOINT_ON_CLOSE] {
         cx.get(ignored);
     }
-    if let Some((key, _)) = cx.family(&ENCRYPTION).first() {
-        cx.error(
-            &format!("{}{key}", ENCRYPTION.name()),
-            "encryption of the file channel is not available",
-            Some("remove it, and put the directories on an encrypted file system".to_owned()),
-        );
-        return None;
-    }
+    let encryption = encryption::parse(cx);
     let (capacity, transaction_capacity) = (capacity?, transaction_capacity?);
     if transaction_capacity > capacity {
         cx.error(
@@ -250,6 +253,8 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         minimum_space: minimum_space?.max(SPACE_FLOOR),
         durability,
         on_damage: on_damage?,
+        encryption: encryption?,
+        keys: tokio::sync::OnceCell::new(),
         marks: Mutex::default(),
         space_checked: tokio::sync::OnceCell::new(),
         open_shards: AtomicUsize::new(0),
@@ -356,6 +361,7 @@ impl FileConfig {
         channel: &Arc<str>,
         shard: usize,
         take_only: bool,
+        keys: &Arc<Keys>,
     ) -> LogOptions {
         let block = crate::io::buffer::BLOCK as u64;
         LogOptions {
@@ -370,7 +376,14 @@ impl FileConfig {
             copies: std::iter::once(&self.checkpoint_dir).chain(&self.backup_dir).cloned().collect(),
             on_damage: self.on_damage,
             take_only,
+            keys: keys.clone(),
         }
+    }
+
+    /// The keys to encrypt and read with.
+    async fn keys(&self, io: &Io) -> Result<Arc<Keys>, OpenError> {
+        let load = || async { encryption::load(io, &self.encryption).await.map(Arc::new) };
+        self.keys.get_or_try_init(load).await.cloned()
     }
 
     /// Logs on disk that no shard writes to now, and that this shard adopts: shard number and directory.

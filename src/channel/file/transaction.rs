@@ -124,15 +124,16 @@ impl FileChannel {
         }
 
         config.space_checked.get_or_try_init(|| config.check_space(io)).await?;
+        let keys = config.keys(io).await?;
         let own_options =
-            config.log_options(config.log_directory(cx.shard.index), name, cx.shard.index, false);
+            config.log_options(config.log_directory(cx.shard.index), name, cx.shard.index, false, &keys);
         let left_over = config.left_over(io, cx.shard.index, cx.shard.count).await;
         let left_over = left_over
             .map_err(|error| unusable(DATA_DIRS_NAME, &own_options.directory, &error.to_string()))?;
         let mut logs = Vec::new();
         let mut waiting = 0;
         for (shard, directory) in left_over {
-            let options = config.log_options(directory, name, shard, true);
+            let options = config.log_options(directory, name, shard, true, &keys);
             let (log, found) = open_log(io, options).await?;
             tracing::info!(
                 channel = %name, directory = %log.directory().display(), events = found.events,
@@ -235,6 +236,11 @@ async fn open_log(
     let (directory, channel) = (options.directory.clone(), options.channel.clone());
     Log::open(io, options).await.map_err(|error| match error {
         WalError::Locked(_) => locked(DATA_DIRS_NAME, &directory, &channel),
+        WalError::NoKey { .. } => {
+            OpenError::new("encryption.", directory.display().to_string(), error.to_string()).hint(
+                "add the key that wrote it to encryption.keyProvider.keys, or its file to encryption.keyFile",
+            )
+        }
         error => unusable(DATA_DIRS_NAME, &directory, &error.to_string()),
     })
 }

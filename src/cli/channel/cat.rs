@@ -6,8 +6,9 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use super::events::{Events, Item};
+use super::keys::KeyArgs;
 use super::progress::Progress;
-use super::{Outcome, ShardLog, Stopped, count, fail, find_logs, log_failed, refuse, view};
+use super::{Outcome, ShardLog, Stopped, count, fail, find_logs, log_failed, open_view, refuse};
 use crate::cli::{FAILED, report};
 use crate::event::EventBatch;
 use crate::io::Io;
@@ -27,6 +28,8 @@ pub struct CatArgs {
     /// A dataDir of the channel, or the directory of one shard
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Options of `channel export`.
@@ -41,6 +44,8 @@ pub struct ExportArgs {
     /// Events on disk that were delivered already, too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Prints events.
@@ -49,8 +54,9 @@ pub async fn run(io: &Io, args: &CatArgs) -> Outcome {
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut damaged = false;
     let mut text = String::new();
+    let keys = args.keys.load(io).await?;
     for log in find_logs(&args.dirs)? {
-        let view = view(io, &log).await?;
+        let view = open_view(io, &log, &keys).await?;
         let mut events = Events::new(&view, io, args.all);
         while left > 0
             && let Some(item) = events.next().await.map_err(|error| log_failed(&log.directory, error))?
@@ -152,6 +158,7 @@ fn json(out: &mut String, place: &Place<'_>, batch: &EventBatch, index: usize) {
 /// Writes bodies to a file.
 pub async fn export(io: &Io, args: &ExportArgs) -> Outcome {
     let logs = find_logs(&args.dirs)?;
+    let keys = args.keys.load(io).await?;
     let shown = args.to.display().to_string();
     let mut out: Box<dyn Write> = if shown == "-" {
         Box::new(BufWriter::with_capacity(1 << 16, std::io::stdout().lock()))
@@ -169,7 +176,7 @@ pub async fn export(io: &Io, args: &ExportArgs) -> Outcome {
     let mut written = 0;
     let mut damaged = false;
     for log in logs {
-        let view = view(io, &log).await?;
+        let view = open_view(io, &log, &keys).await?;
         let start = if args.all { 0 } else { view.low_position };
         let mut progress = Progress::new(view.bytes_between(start, u64::MAX));
         let mut events = Events::new(&view, io, args.all);

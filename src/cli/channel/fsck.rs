@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::events::undecodable;
+use super::keys::KeyArgs;
 use super::progress::Progress;
 use super::{Outcome, ShardLog, Stopped, bytes, count, fail, find_logs, log_failed, view};
 use crate::channel::file::payload;
@@ -25,6 +26,8 @@ pub struct IntegrityArgs {
     /// Flume's configuration directory; not needed
     #[arg(short = 'c', long = "conf", value_name = "DIR")]
     conf: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Runs Flume's tool.
@@ -36,7 +39,7 @@ pub async fn integrity_tool(io: &Io, args: &IntegrityArgs) -> Outcome {
             "leave -e away to verify the checksum of every event",
         ));
     }
-    run(io, &args.dirs).await
+    run(io, &args.dirs, &args.keys).await
 }
 
 /// What was found in one log.
@@ -47,16 +50,23 @@ struct Findings {
     problems: Vec<String>,
     /// Events that wait and cannot be read.
     lost: u64,
+    /// Encrypted frames of which only the checksum was verified.
+    locked: u64,
 }
 
 /// Verifies.
-pub async fn run(io: &Io, dirs: &[PathBuf]) -> Outcome {
+pub async fn run(io: &Io, dirs: &[PathBuf], keys: &KeyArgs) -> Outcome {
+    let keys = keys.load(io).await?;
     let mut bad = false;
     for log in find_logs(dirs)? {
         let _lock = repair::lock(io, &log.directory).map_err(|error| log_failed(&log.directory, error))?;
-        let view = view(io, &log).await?;
+        let mut view = view(io, &log).await?;
+        // Without keys the checksums of encrypted frames are verified all the same.
+        if !keys.0.is_empty() {
+            view.set_keys(&keys);
+        }
         let findings = verify(io, &log, &view).await?;
-        let Findings { frames, events, problems, lost } = &findings;
+        let Findings { frames, events, problems, lost, locked } = &findings;
         let torn = match view.torn_bytes {
             0 => String::new(),
             torn => format!("; {} at the end were never acknowledged and do not count", bytes(torn)),
@@ -70,6 +80,12 @@ pub async fn run(io: &Io, dirs: &[PathBuf]) -> Outcome {
             count(view.segments.len() as u64, "file"),
             view.waiting(),
         ));
+        if *locked > 0 {
+            let frames = count(*locked, "frame");
+            report::line(&format!(
+                "  {frames} encrypted: only the checksums were verified; add --key-file to verify the events"
+            ));
+        }
         for problem in problems {
             report::line(&format!("  {problem}"));
         }
@@ -156,7 +172,11 @@ fn check_frame(
     found: &mut Findings,
 ) {
     let position = frame.header.position;
-    if !marks.read(&frame.marks(), frame.header.time_ms) {
+    let locked = frame.payload.is_empty() && frame.header.stored > 0;
+    if locked {
+        found.locked += 1;
+    }
+    if !locked && !marks.read(&frame.marks(), frame.header.time_ms) {
         found.problems.push(format!("position {position}: the positions of sources cannot be read"));
     }
     if frame.header.kind != FrameKind::Data {
@@ -174,7 +194,10 @@ fn check_frame(
     }
     *expected = Some(frame.end_seq());
     let events = frame.header.events as usize;
-    if events > 0 && payload::decode(&frame.record(), 0, events).is_none_or(|batch| batch.len() != events) {
+    if !locked
+        && events > 0
+        && payload::decode(&frame.record(), 0, events).is_none_or(|batch| batch.len() != events)
+    {
         let damage = undecodable(view, frame);
         if frame.end_seq() > view.low_seq {
             found.lost += events as u64;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::keys::KeyArgs;
 use super::output::NewLog;
 use super::progress::Progress;
 use super::{Outcome, Stopped, bytes, count, fail, refuse};
@@ -36,6 +37,8 @@ pub struct ImportArgs {
     /// Leave out what cannot be read
     #[arg(long)]
     skip_damaged: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Where the old channel is.
@@ -46,6 +49,7 @@ struct Old {
 
 /// Brings the events over.
 pub async fn run(io: &Io, args: &ImportArgs) -> Outcome {
+    let keys = args.keys.load(io).await?;
     let mut old = find(&args.old)?;
     if let Some(directory) = &args.checkpoint_dir {
         if !directory.join("checkpoint").is_file() {
@@ -77,7 +81,7 @@ pub async fn run(io: &Io, args: &ImportArgs) -> Outcome {
     ));
     judge_faults(&replayed.faults, args)?;
 
-    let mut new = NewLog::create(io, &args.to, SHARD).await?;
+    let mut new = NewLog::create(io, &args.to, SHARD, &keys).await?;
     let left_out = match copy(&logs, &replayed.queue, &mut new, args.skip_damaged).await {
         Ok(left_out) => left_out,
         Err(stopped) => return Err(new.abandon(stopped).await),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::{BAD_CONFIG, FAILED, report};
 use crate::config::Diagnostic;
 use crate::io::{EngineKind, Io, run_local};
+use crate::wal::cipher::Keys;
 use crate::wal::inspect::View;
 use crate::wal::repair::CutError;
 use crate::wal::{STATE_FILE, WalError, segment};
@@ -16,6 +17,7 @@ mod cat;
 mod events;
 mod fsck;
 mod import;
+mod keys;
 mod output;
 mod progress;
 mod repair;
@@ -60,6 +62,8 @@ pub struct DirsArgs {
     /// A dataDir of the channel, or the directory of one shard
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    keys: keys::KeyArgs,
 }
 
 /// Flume's tools.
@@ -79,7 +83,7 @@ pub fn run(command: ChannelCommand) -> ExitCode {
     finish(run_local(EngineKind::Portable, |io| async move {
         match command {
             ChannelCommand::Status(args) => status::run(&io, &args).await,
-            ChannelCommand::Fsck(args) => fsck::run(&io, &args.dirs).await,
+            ChannelCommand::Fsck(args) => fsck::run(&io, &args.dirs, &args.keys).await,
             ChannelCommand::Cat(args) => cat::run(&io, &args).await,
             ChannelCommand::Export(args) => cat::export(&io, &args).await,
             ChannelCommand::Salvage(args) => repair::salvage(&io, &args).await,
@@ -128,6 +132,11 @@ fn log_failed(directory: &Path, error: WalError) -> Stopped {
             format!("stop the agent first; `millrace channel status {subject}` and `cat` work beside it"),
         ),
         WalError::Newer { .. } => refuse(&subject, error.to_string(), "use the version that wrote it"),
+        WalError::NoKey { .. } => refuse(
+            &subject,
+            error.to_string(),
+            "name the key: --key-file FILE, or --keys-of a1.c1 --flow flow.properties",
+        ),
         error => fail(subject, error.to_string(), "check the permissions and the disk"),
     }
 }
@@ -193,6 +202,13 @@ fn logs_in(directory: &Path) -> Result<Vec<ShardLog>, Stopped> {
         .into_iter()
         .map(|(_, name)| ShardLog { directory: directory.join(name), name: name.clone() })
         .collect())
+}
+
+/// The same with keys for its payloads.
+async fn open_view(io: &Io, log: &ShardLog, keys: &Keys) -> Result<View, Stopped> {
+    let mut view = view(io, log).await?;
+    view.set_keys(keys);
+    Ok(view)
 }
 
 async fn view(io: &Io, log: &ShardLog) -> Result<View, Stopped> {

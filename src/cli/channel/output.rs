@@ -3,11 +3,13 @@
 //! It is built under another name and renamed when it is complete, so that no agent ever finds half of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Stopped, fail, refuse};
 use crate::channel::file::payload::Part;
 use crate::event::EventBatch;
 use crate::io::Io;
+use crate::wal::cipher::Keys;
 use crate::wal::repair::Raw;
 use crate::wal::{
     Commit, Durability, Log, LogOptions, Mark, MarkTable, OnDamage, Record, SEGMENT_SIZE_MAX, WalError,
@@ -33,7 +35,7 @@ pub struct NewLog {
 
 impl NewLog {
     /// Begins the log of a shard below a dataDir.
-    pub async fn create(io: &Io, data_dir: &Path, name: &str) -> Result<Self, Stopped> {
+    pub async fn create(io: &Io, data_dir: &Path, name: &str, keys: &Arc<Keys>) -> Result<Self, Stopped> {
         let directory = data_dir.join(name);
         let building = data_dir.join(format!("{name}.incomplete"));
         for path in [&directory, &building] {
@@ -57,6 +59,7 @@ impl NewLog {
             copies: Vec::new(),
             on_damage: OnDamage::Stop,
             take_only: false,
+            keys: keys.clone(),
         };
         let (log, _) = Log::open(io, options).await.map_err(|error| failed(&building, &error))?;
         Ok(Self { io: io.clone(), log, building, directory, last: None, events: 0 })

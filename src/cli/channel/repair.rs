@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::events::{Events, Item};
+use super::keys::KeyArgs;
 use super::output::NewLog;
 use super::progress::Progress;
-use super::{Outcome, bytes, count, cut_failed, fail, find_logs, log_failed, refuse, view};
+use super::{Outcome, bytes, count, cut_failed, fail, find_logs, log_failed, open_view, refuse, view};
 use crate::cli::report;
 use crate::io::Io;
 use crate::wal::MarkTable;
@@ -24,6 +25,8 @@ pub struct SalvageArgs {
     /// Events that were delivered already, too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Options of `channel truncate-to`.
@@ -43,6 +46,7 @@ pub struct TruncateArgs {
 /// Copies what can be read.
 pub async fn salvage(io: &Io, args: &SalvageArgs) -> Outcome {
     let logs = find_logs(&args.dirs)?;
+    let keys = args.keys.load(io).await?;
     let mut seen = std::collections::HashSet::new();
     if let Some(log) = logs.iter().find(|log| !seen.insert(&log.name)) {
         return Err(refuse(
@@ -53,8 +57,8 @@ pub async fn salvage(io: &Io, args: &SalvageArgs) -> Outcome {
     }
     for log in &logs {
         let _lock = repair::lock(io, &log.directory).map_err(|error| log_failed(&log.directory, error))?;
-        let view = view(io, log).await?;
-        let mut new = NewLog::create(io, &args.to, &log.name).await?;
+        let view = open_view(io, log, &keys).await?;
+        let mut new = NewLog::create(io, &args.to, &log.name, &keys).await?;
         // The marks of everything on disk; a delivered event's mark counts as much as a waiting one's.
         let mut marks = MarkTable::default();
         let mut walk = Walk::all(&view, io);

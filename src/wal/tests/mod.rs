@@ -65,6 +65,7 @@ pub(super) fn options() -> LogOptions {
         copies: vec!["/checkpoint".into()],
         on_damage: OnDamage::Stop,
         take_only: false,
+        keys: Arc::default(),
     }
 }
 
