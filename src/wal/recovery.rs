@@ -397,6 +397,7 @@ async fn later_claim(io: &Io, later: &[Found], log_id: u64, position: u64) -> Re
 
 /// Reads the frames of a segment that was not sealed. `None` if it ends where the segment behind it says, or
 /// if what cannot be read is damage; otherwise where its frames end, which is the end of the log.
+#[expect(clippy::too_many_arguments, reason = "one call, and each is a different fact about the log")]
 async fn scan(
     io: &Io,
     options: &LogOptions,
