@@ -98,7 +98,7 @@ fn an_unreadable_file_is_told_with_one() {
     let dir = scratch();
     let secret = dir.path().join("secret.log");
     fs::write(&secret, "a\n").expect("a file");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).expect("chmod");
     if fs::File::open(&secret).is_ok() {
         // Root may read everything, except what is no file to read from.
         let socket = dir.path().join("socket.log");
