@@ -668,7 +668,8 @@ async fn check_directory(io: &Io, path: &str) -> Result<(), String> {
     let literal = if literal.len() == path.len() {
         literal
     } else {
-        &literal[..literal.rfind('/').map_or(0, |at| at + 1)]
+        // Without the slash at the end, which would hide that it is a file.
+        &literal[..literal.rfind('/').map_or(0, |at| at.max(1))]
     };
     for directory in Path::new(literal).ancestors().filter(|a| !a.as_os_str().is_empty()) {
         match io.metadata(directory).await {
