@@ -1,6 +1,6 @@
 //! From a checked configuration to running shards.
 //!
-//! [`plan`] compiles the configuration, [`shard`] is one core with all it owns, the supervisor starts,
+//! [`plan`] compiles the configuration, `shard` is one core with all it owns, the supervisor starts,
 //! reloads and stops the shards. Only this module knows how many cores there are.
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Flume: `org.apache.flume.sink.hdfs.HDFSEventSink`, `BucketWriter`. One lane by default, so that a flow that
 //! says one file an hour makes one. A delivery is: write, one sync per touched file, all files at once, then
 //! commit the takes; while there is a backlog up to 4 MiB or 100 ms of takes share the syncs. Closing,
-//! renaming and recovering run beside the lane ([`finisher`]).
+//! renaming and recovering run beside the lane (`finisher`).
 //!
 //! After any failure the touched files are given up where they stand: what was committed in them is kept,
 //! completed and renamed, the takes are rolled back, and the next delivery begins new files. On the local
