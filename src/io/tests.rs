@@ -41,7 +41,7 @@ fn on_kernel<F: Future<Output = ()>>(kind: EngineKind, test: impl FnOnce(Io, Pat
 fn on_sim<F: Future<Output = ()>>(test: impl Fn(Io, PathBuf) -> F) {
     for seed in 0..5 {
         let life = super::sim::World::new(seed).run(|io| async {
-            let path = PathBuf::from("/work/here");
+            let path = PathBuf::from("/disk/here");
             io.create_dir_all(&path).await.unwrap();
             test(io, path).await;
         });
