@@ -1,6 +1,6 @@
 //! From a checked configuration to running shards.
 //!
-//! [`plan`] compiles the configuration, `shard` is one core with all it owns, the supervisor starts,
+//! [`mod@compile`] makes a [`plan`] of the configuration, `shard` is one core with all it owns, the supervisor starts,
 //! reloads and stops the shards. Only this module knows how many cores there are.
 
 use std::time::Duration;
@@ -9,9 +9,12 @@ use crate::config::Diagnostic;
 use crate::io::EngineKind;
 
 pub mod check;
+pub mod compat;
+pub mod compile;
 pub mod lane;
 mod monitor;
 pub mod plan;
+mod reload;
 pub mod runner;
 mod shard;
 mod supervisor;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::AgentError;
 use super::plan::Plan;
-use super::supervisor::Parts;
+use super::reload::Parts;
 use crate::config::Diagnostic;
 use crate::io::stop::StopHandle;
 use crate::io::{self, Io};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::origin::{self, Origin, Text};
 use super::{BAD_CONFIG, FAILED, load, log, reload, report};
-use crate::agent::{self, AgentError, Options, plan};
+use crate::agent::{self, AgentError, Options, compile::compile};
 use crate::io::EngineKind;
 
 /// Shown below the options.
@@ -100,7 +100,7 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
     let mut diagnostics = Vec::new();
     let config = load::load(&flow, &texts, &mut diagnostics).filter(|config| {
         // Compiled here as well for its warnings: the agent says only what refuses the start.
-        plan::compile(config, &mut diagnostics).is_some()
+        compile(config, &mut diagnostics).is_some()
     });
     let (Some(config), false) = (config, load::has_errors(&diagnostics)) else {
         report::diagnostics(&diagnostics);

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use super::flume_env::FlumeEnv;
 use super::origin::{Origin, Reader, Text};
 use super::{BAD_CONFIG, report};
-use crate::agent::check::drop_what_flume_drops;
-use crate::agent::plan;
+use crate::agent::compat::drop_what_flume_drops;
+use crate::agent::compile::compile;
 use crate::client::fetch::Login;
 use crate::client::zookeeper;
 use crate::codec::date_pattern::{DatePattern, Dialect};
@@ -190,7 +190,7 @@ pub fn check(args: &FlowArgs, properties: Vec<(String, String)>) -> ExitCode {
     let flow = args.flow(properties);
     let plan = match flow.reader().texts() {
         Ok(texts) => {
-            load(&flow, &texts, &mut diagnostics).and_then(|config| plan::compile(&config, &mut diagnostics))
+            load(&flow, &texts, &mut diagnostics).and_then(|config| compile(&config, &mut diagnostics))
         }
         Err(problem) => {
             diagnostics.push(problem);

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::load::{self, Flow};
 use super::origin::{self, RETRY_PAUSE, Reader, Text};
-use crate::agent::{Reload, plan};
+use crate::agent::{Reload, compile::compile};
 use crate::client::zookeeper::Session;
 use crate::config::Severity;
 use crate::config::model::AgentConfig;
@@ -134,7 +134,7 @@ impl Watcher {
             return;
         };
         let mut further = Vec::new();
-        if plan::compile(&config, &mut further).is_some() && !load::has_errors(&further) {
+        if compile(&config, &mut further).is_some() && !load::has_errors(&further) {
             keep(self.backup.as_deref(), &self.flow.name, texts);
         }
         let _ = sender.send(config);

@@ -3,13 +3,11 @@
 //! Pure, like the rest of the compilation. [`keys`] looks at the text alone and so works on broken flows
 //! too; everything else looks at a compiled plan.
 
-mod compat;
 mod graph;
 mod headers;
 mod keys;
 mod rolls;
 
-pub use compat::drop_what_flume_drops;
 pub use keys::keys;
 
 use super::plan::Plan;
@@ -24,7 +22,7 @@ pub fn plan(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use crate::agent::plan;
+    use crate::agent::compile::compile;
     use crate::config::model::AgentConfig;
     use crate::config::properties;
 
@@ -33,7 +31,7 @@ pub(super) mod tests {
         let entries = properties::parse("flow.properties", flow.as_bytes()).unwrap();
         let mut diagnostics = Vec::new();
         if let Some(config) = AgentConfig::read("a1", &entries, &mut diagnostics) {
-            plan::compile(&config, &mut diagnostics);
+            compile(&config, &mut diagnostics);
         }
         diagnostics.sort_by(|a, b| (&a.location, &a.subject).cmp(&(&b.location, &b.subject)));
         diagnostics.iter().map(|d| format!("{d}\n\n")).collect()

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::format::{FileFormat, WriteFormat};
+use super::format::FileFormat;
+use super::sequence_file::WriteFormat;
 use crate::client::hdfs::Access;
 use crate::codec::escape::{self, Rounding, Template};
 use crate::codec::hadoop_codec::HadoopCodec;

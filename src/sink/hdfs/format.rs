@@ -1,19 +1,10 @@
 //! What the bytes of a file are: a serializer's, the same compressed, or a SequenceFile.
 
-use super::sequence_file::SequenceFile;
+use super::sequence_file::{SequenceFile, WriteFormat};
 use crate::codec::hadoop_codec::HadoopCodec;
 use crate::event::EventBatch;
 use crate::io::Io;
 use crate::serializer::output::{EventSerializer, Output, SerializerConfig};
-
-/// `hdfs.writeFormat`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteFormat {
-    /// Values are `BytesWritable`.
-    Writable,
-    /// Values are `Text`, with the body's bytes as they are.
-    Text,
-}
 
 /// `hdfs.fileType` with what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

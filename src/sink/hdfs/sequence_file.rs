@@ -5,11 +5,19 @@
 //! about 1 MB: keys and values gathered and compressed apart.
 //! Hadoop: `org.apache.hadoop.io.SequenceFile`. Flume: `HDFSSequenceFile`, `HDFSWritableSerializer`.
 
-use super::format::WriteFormat;
 use crate::codec::escape::TIMESTAMP;
 use crate::codec::hadoop_codec::HadoopCodec;
 use crate::event::EventBatch;
 use crate::serializer::output::Output;
+
+/// `hdfs.writeFormat`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFormat {
+    /// Values are `BytesWritable`.
+    Writable,
+    /// Values are `Text`, with the body's bytes as they are.
+    Text,
+}
 
 /// Bytes between two markers (Hadoop: `SequenceFile.SYNC_INTERVAL`).
 const SYNC_INTERVAL: u64 = 100 * 1024;

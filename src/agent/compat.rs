@@ -4,7 +4,7 @@
 //! removes a component it cannot configure, then what hangs on it, and runs the rest. A type it does not
 //! know ends Flume's load as well, and so stays an error.
 
-use crate::agent::plan;
+use super::compile::compile;
 use crate::config::model::AgentConfig;
 use crate::config::{ComponentSettings, Diagnostic, Severity};
 
@@ -19,7 +19,7 @@ pub fn drop_what_flume_drops(mut config: AgentConfig, diagnostics: &mut Vec<Diag
     // Each round takes at least one component or one name of a list away.
     loop {
         let mut found = Vec::new();
-        plan::compile(&config, &mut found);
+        compile(&config, &mut found);
         let errors: Vec<&mut Diagnostic> =
             found.iter_mut().filter(|d| d.severity == Severity::Error).collect();
         let mut changed = false;
