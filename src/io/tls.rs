@@ -34,6 +34,16 @@ pub struct Acceptor(TlsAcceptor);
 pub struct Connector(TlsConnector);
 
 impl Acceptor {
+    /// [`Acceptor::open`], for a listener that may do without TLS.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_if(io: &Io, settings: Option<&ServerTls>) -> Result<Option<Self>, OpenError> {
+        match settings {
+            Some(settings) => Self::open(io, settings).await.map(Some),
+            None => Ok(None),
+        }
+    }
     /// Reads the key store.
     ///
     /// # Errors

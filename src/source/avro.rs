@@ -135,10 +135,7 @@ impl SourceConfig for AvroConfig {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
-            let tls = match &self.tls {
-                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
-                None => None,
-            };
+            let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
             let layers = Layers { tls, zlib: self.deflate };
             let limit = self.frame_bytes_max;

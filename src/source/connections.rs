@@ -86,7 +86,7 @@ impl Connections {
     }
 
     /// The stream inside TLS, if the source speaks it; `None` if the handshake failed.
-    pub fn handshake(
+    fn handshake(
         &self,
         stream: Box<dyn Stream>,
         peer: SocketAddr,
@@ -104,6 +104,27 @@ impl Connections {
             tracing::warn!(source = %name, %peer, problem, "TLS handshake failed");
             None
         }
+    }
+
+    /// Serves each connection, inside TLS if the source speaks it, until the stop; then waits until all are
+    /// closed.
+    pub async fn serve<F: Future<Output = ()> + 'static>(
+        &self,
+        listener: Rc<dyn Listener>,
+        stop: &Stop,
+        serve: impl Fn(Box<dyn Stream>, SocketAddr, Stop) -> F + Clone + 'static,
+    ) {
+        let accepting = self.accept(&*listener, stop, |stream, peer| {
+            let (secured, serve, stop) = (self.handshake(stream, peer), serve.clone(), stop.clone());
+            Box::pin(async move {
+                if let Some(stream) = secured.await {
+                    serve(stream, peer, stop).await;
+                }
+            })
+        });
+        accepting.await;
+        drop(listener);
+        self.closed(stop).await;
     }
 
     /// Waits until all connections are closed, or until nothing is to be waited for any more.

@@ -113,10 +113,7 @@ impl SourceConfig for ThriftConfig {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
-            let tls = match &self.tls {
-                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
-                None => None,
-            };
+            let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
             let (wire, limit) = (self.wire, self.frame_bytes_max);
             let session = Box::new(move || Box::new(ThriftServer::new(wire, limit)) as _);

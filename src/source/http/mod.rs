@@ -210,10 +210,7 @@ impl SourceConfig for HttpConfig {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
-            let tls = match &self.tls {
-                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
-                None => None,
-            };
+            let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
             let connections = Connections::new(&cx, CONNECTIONS_MAX).secured(tls);
             let is_tls = self.tls.is_some();
@@ -235,19 +232,9 @@ impl Source for Http {
     fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
             let Self { listener, connections, server, is_tls: _ } = *self;
-            let accepting = connections.accept(&*listener, &stop, |stream, peer| {
-                let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
-                let stop = stop.clone();
-                Box::pin(async move {
-                    if let Some(stream) = secured.await {
-                        server.serve(stream, peer, stop).await;
-                    }
-                })
-            });
-            accepting.await;
-            drop(listener);
             // Each connection answers the request it has begun and closes.
-            connections.closed(&stop).await;
+            let serve = move |stream, peer, stop| Rc::clone(&server).serve(stream, peer, stop);
+            connections.serve(listener, &stop, serve).await;
             Ok(())
         })
     }

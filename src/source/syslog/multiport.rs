@@ -174,10 +174,7 @@ impl SourceConfig for Config {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
-            let tls = match &self.tls {
-                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
-                None => None,
-            };
+            let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let mut listeners = Vec::with_capacity(self.ports.len());
             for port in &self.ports {
                 let listener = net::listen(&cx.io, &self.host, *port).await.map_err(|mut error| {
@@ -237,20 +234,11 @@ impl Source for Multiport {
                 let (connections, server, stop) = (connections.clone(), Rc::clone(&server), stop.clone());
                 accepting.spawn_local(async move {
                     let port = listener.local_addr().map_or(0, |address| address.port());
-                    let accept = connections.accept(&*listener, &stop, |stream, peer| {
-                        let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
-                        let stop = stop.clone();
-                        Box::pin(async move {
-                            if let Some(stream) = secured.await {
-                                server.serve(stream, peer, port, stop).await;
-                            }
-                        })
-                    });
-                    accept.await;
+                    let serve = move |stream, peer, stop| Rc::clone(&server).serve(stream, peer, port, stop);
+                    connections.serve(listener, &stop, serve).await;
                 });
             }
             while accepting.join_next().await.is_some() {}
-            connections.closed(&stop).await;
             Ok(())
         })
     }

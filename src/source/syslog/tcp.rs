@@ -97,10 +97,7 @@ impl SourceConfig for Config {
         cx: SourceContext,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
-            let tls = match &self.tls {
-                Some(tls) => Some(Acceptor::open(&cx.io, tls).await?),
-                None => None,
-            };
+            let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let listener = net::listen(&cx.io, &self.host, self.port).await.map_err(super::blame_host)?;
             let connections = Connections::new(&cx, CONNECTIONS_MAX).secured(tls);
             let server = Rc::new(Server { shared: Shared::new(cx), config: self, names: Names::default() });
@@ -154,18 +151,8 @@ impl Source for SyslogTcp {
     fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
             let Self { listener, connections, server } = *self;
-            let accepting = connections.accept(&*listener, &stop, |stream, peer| {
-                let (secured, server) = (connections.handshake(stream, peer), Rc::clone(&server));
-                let stop = stop.clone();
-                Box::pin(async move {
-                    if let Some(stream) = secured.await {
-                        server.serve(stream, peer, stop).await;
-                    }
-                })
-            });
-            accepting.await;
-            drop(listener);
-            connections.closed(&stop).await;
+            let serve = move |stream, peer, stop| Rc::clone(&server).serve(stream, peer, stop);
+            connections.serve(listener, &stop, serve).await;
             Ok(())
         })
     }
