@@ -66,6 +66,8 @@ pub enum Command {
     StopSinks(Vec<Arc<str>>, Duration),
     /// Close these channels, by name.
     CloseChannels(Vec<Arc<str>>),
+    /// Answer: the shard still works.
+    Ping,
     /// Drop everything and end the thread.
     Quit,
 }
@@ -127,6 +129,7 @@ impl ShardState {
                     }
                     Report::default()
                 }
+                Command::Ping => Report::default(),
                 Command::Quit => return,
             };
             let _ = answer.send(report);

@@ -24,16 +24,21 @@ use crate::config::model::AgentConfig;
 use crate::config::{ComponentSettings, Diagnostic, Severity};
 use crate::io::probe::choose;
 use crate::io::stop::{self, Phase, StopHandle};
-use crate::io::{EngineKind, Io, Lock, Transport, machine, pin_to_core, run_local};
+use crate::io::{self, EngineKind, Io, Lock, Transport, machine, pin_to_core, run_local, service};
 
-/// A new configuration to change to, while the agent runs.
-pub type Reload = mpsc::UnboundedReceiver<AgentConfig>;
+/// Where new configurations come from while the agent runs.
+pub struct Reload {
+    /// Each is one to change to.
+    pub configs: mpsc::UnboundedReceiver<AgentConfig>,
+    /// Asks for the configuration to be read again at once, changed or not.
+    pub wake: Box<dyn Fn()>,
+}
 
 /// Runs an agent until a signal stops it. Blocks the calling thread, which becomes the control thread.
 ///
 /// # Errors
 /// See [`AgentError`]. What was opened before the failure is closed again.
-pub fn run(config: AgentConfig, options: Options, reload: Option<Reload>) -> Result<(), AgentError> {
+pub fn run(config: AgentConfig, options: Options, reload: Reload) -> Result<(), AgentError> {
     let mut diagnostics = Vec::new();
     let plan = compile(&config, &mut diagnostics);
     let (Some(plan), false) = (plan, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
@@ -143,12 +148,13 @@ impl Supervisor {
     async fn live(
         &mut self,
         plan: Arc<Plan>,
-        reload: Option<Reload>,
+        mut reload: Reload,
         options: &Options,
     ) -> Result<(), AgentError> {
         let unusable = |error| AgentError::Run(format!("cannot handle signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(unusable)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(unusable)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(unusable)?;
 
         let all = Parts::all(&plan);
         if let Err(error) = self.open(&plan, &all).await {
@@ -156,24 +162,24 @@ impl Supervisor {
             return Err(error);
         }
         tracing::info!(agent = %plan.agent, "started");
+        service::started(&format!("agent {} runs on {} shards", plan.agent, self.shards.len()));
+        if let Some(every) = service::watch_interval() {
+            let orders = self.shards.iter().map(|shard| shard.orders.clone()).collect();
+            io::spawn(tell_alive(self.io.clone(), orders, every));
+        }
         let mut plan = plan;
-        let mut reload = reload;
         loop {
-            let next = async {
-                match &mut reload {
-                    Some(reload) => match reload.recv().await {
-                        Some(config) => config,
-                        None => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                config = next => plan = self.change(plan, config).await?,
+                _ = hangup.recv() => {
+                    tracing::info!(agent = %plan.agent, "SIGHUP: reading the flow again");
+                    (reload.wake)();
+                }
+                Some(config) = reload.configs.recv() => plan = self.change(plan, config).await?,
             }
         }
+        service::stopping("sources stop, then sinks drain, then channels close");
         let limit = options.stop_timeout;
         tracing::info!(agent = %plan.agent, "stopping: sources, then sinks drain for at most {} s, then channels", limit.as_secs());
         let now = self.now.clone();
@@ -349,6 +355,21 @@ impl Supervisor {
                 tracing::error!("a shard ended with a panic; please report it");
             }
         }
+    }
+}
+
+/// Tells the service manager that the agent is alive each time every shard has answered.
+async fn tell_alive(io: Io, shards: Vec<mpsc::UnboundedSender<Order>>, every: Duration) {
+    loop {
+        io.sleep(every).await;
+        for shard in &shards {
+            let (answer, answered) = oneshot::channel();
+            // A shard that has ended, or that never answers, leaves the decision to the service manager.
+            if shard.send((Command::Ping, answer)).is_err() || answered.await.is_err() {
+                return;
+            }
+        }
+        service::alive();
     }
 }
 

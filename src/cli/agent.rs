@@ -15,7 +15,7 @@ Examples:
   millrace agent -n a1 -c conf -f flow.properties
   millrace agent -n a1 -f flow.properties -Dflume.monitoring.type=http -Dflume.monitoring.port=41414
 
-SIGTERM or SIGINT stops sources, then sinks drain, then channels close; a second signal stops at once. Nothing that
+SIGHUP reads the flow again at once. SIGTERM or SIGINT stops sources, then sinks drain, then channels close; a second signal stops at once. Nothing that
 was acknowledged is lost either way.";
 
 /// Options of `agent`: Flume's, and ours.
@@ -23,7 +23,7 @@ was acknowledged is lost either way.";
 pub struct AgentArgs {
     #[command(flatten)]
     flow: load::FlowArgs,
-    /// Do not watch the flow for changes
+    /// Do not watch the flow for changes; SIGHUP still has it read again
     #[arg(long = "no-reload-conf")]
     no_reload: bool,
     /// Seconds between looks at the flow; 30 for files and 300 over HTTP unless given. ZooKeeper is watched
@@ -122,7 +122,7 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
     let is_http = flow.origins.iter().any(|o| matches!(o, Origin::Http(_)));
     let interval = Duration::from_secs(args.poll_interval.unwrap_or(if is_http { 300 } else { 30 }));
     let watcher = reload::Watcher { flow, reader, texts, backup: args.backup };
-    let reload = (!args.no_reload).then(|| watcher.start(interval));
+    let reload = watcher.start((!args.no_reload).then_some(interval));
     match agent::run(config, options, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(AgentError::Config(found)) => {

@@ -6,6 +6,7 @@
 //! everything.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -32,29 +33,50 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts looking: at files and pages every `interval`, at a ZooKeeper node by a watch. The thread ends with
-    /// the agent. At most one flow per change waits in the channel.
-    pub fn start(self, interval: Duration) -> Reload {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    /// Starts looking: at files and pages every `interval` if there is one and whenever woken, at a ZooKeeper
+    /// node by a watch. The thread ends with the agent. At most one flow per change waits in the channel.
+    pub fn start(self, interval: Option<Duration>) -> Reload {
+        let (sender, configs) = mpsc::unbounded_channel();
+        let (wake, woken) = channel();
         let thread =
             thread::Builder::new().name("reload".to_owned()).spawn(move || match self.reader.node() {
+                Some(_) if interval.is_none() => {}
                 Some((servers, path)) => {
                     let (servers, path) = (servers.to_owned(), path.to_owned());
+                    drop(woken);
                     self.follow(&servers, &path, &sender);
                 }
-                None => self.poll(interval, &sender),
+                None => self.poll(interval, &woken, &sender),
             });
         if let Err(error) = thread {
             tracing::error!(%error, "changes of the flow will not be seen: no thread to watch it");
         }
-        receiver
+        let wake = Box::new(move || {
+            if wake.send(()).is_err() {
+                tracing::warn!("a flow in ZooKeeper is followed by a watch, not by SIGHUP");
+            }
+        });
+        Reload { configs, wake }
     }
 
-    fn poll(mut self, interval: Duration, sender: &mpsc::UnboundedSender<AgentConfig>) {
+    fn poll(
+        mut self,
+        interval: Option<Duration>,
+        woken: &Receiver<()>,
+        sender: &mpsc::UnboundedSender<AgentConfig>,
+    ) {
         while !sender.is_closed() {
-            thread::sleep(interval);
-            if !self.reader.changed() {
-                continue;
+            let is_asked = match interval {
+                Some(interval) => woken.recv_timeout(interval),
+                None => woken.recv().map_err(RecvTimeoutError::from),
+            };
+            match is_asked {
+                Ok(()) => {
+                    self.reader.changed();
+                }
+                Err(RecvTimeoutError::Timeout) if self.reader.changed() => {}
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
             }
             match self.reader.texts() {
                 Ok(texts) => self.hand_over(&texts, sender),

@@ -31,6 +31,7 @@ mod portable;
 pub mod probe;
 mod process;
 mod runtime;
+pub mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub mod stop;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::util::{Client, Start, flume_ng, free_port, millrace, output, scratch};
+use crate::util::{Client, PATIENCE, Start, eventually, flume_ng, free_port, millrace, output, scratch};
 
 fn flow(port: u16) -> String {
     format!(
@@ -117,6 +117,48 @@ fn a_changed_flow_is_taken_over_and_a_broken_one_is_not() {
 }
 
 /// What a command prints, if it ends well.
+#[test]
+fn sighup_has_the_flow_read_again_at_once() {
+    let dir = scratch();
+    let (first, second) = (free_port(), free_port());
+    let agent = Start::new(dir.path(), flow(first)).arg("--no-reload-conf").started();
+    fs::write(dir.path().join("flow.properties"), flow(second)).unwrap();
+    agent.signal("HUP");
+    Client::connect(second).send("after\n").answer();
+    // Nothing has changed: nothing restarts, and the agent is still there.
+    agent.signal("HUP");
+    agent.wait_log("SIGHUP");
+    eventually("both requests are logged", || (agent.log().matches("SIGHUP").count() == 2).then_some(()));
+    assert_eq!(Client::connect(second).send("and again\n").answer(), "OK");
+    assert!(agent.stop().success());
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let dir = scratch();
+    let path = dir.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = |what: &str| {
+        let mut message = [0; 512];
+        loop {
+            let size = manager.recv(&mut message).unwrap_or_else(|e| panic!("never told {what}: {e}"));
+            if String::from_utf8_lossy(&message[..size]).lines().any(|line| line == what) {
+                return;
+            }
+        }
+    };
+    let mut agent = Start::new(dir.path(), flow(free_port()))
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "100000")
+        .started();
+    told("READY=1");
+    told("WATCHDOG=1");
+    agent.signal("TERM");
+    told("STOPPING=1");
+    assert!(agent.wait().success());
+}
+
 fn printed(args: &[&str]) -> String {
     let mut command = flume_ng();
     command.args(args);
