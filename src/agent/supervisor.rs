@@ -47,6 +47,7 @@ pub fn run(config: AgentConfig, options: Options, reload: Reload) -> Result<(), 
     for warning in diagnostics {
         tracing::warn!("{warning}");
     }
+    machine::keep_freed_memory();
     let (engine, why) = choose(options.engine);
     if let Some(why) = why {
         tracing::warn!("{why}");
