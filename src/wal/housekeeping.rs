@@ -62,21 +62,22 @@ impl Inner {
 
     /// Makes a mapped log durable up to here.
     pub(super) async fn sync_mapped(self: &Rc<Self>) {
+        let Ok(_turn) = self.syncing.acquire().await else { return };
         let (flush, durable, path) = {
             let writer = self.writer.borrow();
             let Some(active) = &writer.active else { return };
             let Some(map) = &active.map else { return };
-            if self.synced.get() == self.durable.get() {
+            // What the segment before this one still has dirty is synced by whoever writes its footer.
+            if self.synced.get() == self.durable.get() || self.synced.get() < writer.previous.1 {
                 return;
             }
             let from = active.segment.offset(self.synced.get().max(active.segment.base));
             let to = active.segment.offset(self.durable.get());
-            // What an earlier segment still has dirty is synced when that is left, see `roll`.
             let flush = map.borrow().flush(from as usize / 4096 * 4096..to as usize);
             (flush, self.durable.get(), active.segment.path.clone())
         };
         match flush.await {
-            Ok(()) => self.synced.set(self.synced.get().max(durable)),
+            Ok(()) => self.note_synced(durable),
             Err(error) => self.fail(&mut self.writer.borrow_mut(), path, error),
         }
     }
@@ -222,6 +223,7 @@ impl Inner {
             used
         };
         self.drained().await;
+        self.sealed().await;
         self.sync_mapped().await;
         if footer && self.failed.borrow().is_none() {
             self.close_segment().await;
@@ -246,16 +248,24 @@ impl Inner {
 
     /// Writes the footer, so that the next start need not read the segment.
     async fn close_segment(self: &Rc<Self>) {
-        let written = {
+        let sealing = {
             let mut writer = self.writer.borrow_mut();
             self.queue_footer(&mut writer);
             writer.take_footer()
         };
-        let Some((file, segment, footer)) = written else { return };
-        let offset = segment.size - segment::BLOCK_SIZE;
-        if let Err(error) = file.write_at(footer.encode(), offset).await {
-            let channel = &self.options.channel;
-            tracing::warn!(%channel, file = %segment.path.display(), %error, "cannot write the footer of a log file");
+        if let Some(sealing) = sealing {
+            self.seal_segment(sealing).await;
+        }
+    }
+
+    /// Waits until the segments that were left have their footers.
+    async fn sealed(&self) {
+        loop {
+            let done = self.room.notified();
+            if self.sealing.get() == 0 {
+                return;
+            }
+            done.await;
         }
     }
 

@@ -1,8 +1,7 @@
 //! Looking at a log without owning it: for tools, offline or beside the agent that writes it.
 //!
-//! Nothing here changes a file or takes the lock. Files are read, not mapped: a running agent recycles
-//! segments under the reader, and a page that disappears from a mapping would kill the tool, while a read
-//! comes back with something whose checksum says that it is not what was looked for.
+//! Nothing here changes a file or takes the lock. Which files count and where they end is found out by the very
+//! code that opens a log ([`listing`], [`ends`]), so that what a tool calls damaged is what an agent calls damaged.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,23 +9,26 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::cipher::{Keys, LogCipher};
-use super::frame::{FLAG_ENCRYPTED, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at};
-use super::recovery::{STATE_FILE, boot};
-use super::segment::{self, BLOCK_SIZE, Block, SegmentFooter, SegmentHeader};
+use super::ends::{self, Known};
+use super::frame::{FLAG_ENCRYPTED, FLAG_FIRST, FrameHeader, FrameKind};
+use super::frames::{Frames, read_exactly};
+use super::listing::{self, Listing};
+use super::recovery::{STATE_FILE, Start, boot};
+use super::segment::{self, Segment, SegmentFooter, SegmentHeader};
 use super::state::{PAGE_SIZE, State, Tracker};
 use super::writer::SNAPSHOT_FIXED;
 use super::{Damage, WalError, open_payload};
-use crate::io::{File, Io, OpenOptions};
+use crate::io::{Io, OpenOptions};
 
-/// Files are read in pieces of this size, or of one frame if that is larger.
-const WINDOW: u64 = 1 << 20;
+/// How often a directory that looks odd is listed again: a running agent may have been changing it.
+const LOOKS: usize = 5;
 
 /// A segment as its blocks describe it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SegmentView {
     /// The file.
     pub path: PathBuf,
-    /// Its header block; rebuilt from the first frame if the block is damaged.
+    /// Its header block; rebuilt from a frame if the block is damaged.
     pub header: SegmentHeader,
     /// Its footer block, once it is sealed.
     pub footer: Option<SegmentFooter>,
@@ -36,6 +38,13 @@ pub struct SegmentView {
     pub end_seq: u64,
     /// The header block could not be read.
     pub rebuilt: bool,
+    /// The file has the name of another segment.
+    pub misnamed: bool,
+    /// There is a footer block and it cannot be read.
+    pub footer_damaged: bool,
+    /// Size of the file, if that is less than the header says.
+    pub short: Option<u64>,
+    segment: Rc<Segment>,
 }
 
 impl SegmentView {
@@ -43,13 +52,10 @@ impl SegmentView {
     pub fn offset(&self, position: u64) -> u64 {
         position - self.header.base
     }
-    fn frames_limit(&self) -> u64 {
-        (self.header.base + self.header.size).saturating_sub(BLOCK_SIZE)
-    }
 }
 
 /// What a log's directory holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct View {
     /// The directory.
     pub directory: PathBuf,
@@ -69,8 +75,11 @@ pub struct View {
     pub torn_bytes: u64,
     /// What encrypted frames are read with; `None` = payloads are not looked at.
     cipher: Option<Rc<LogCipher>>,
-    /// Segments whose header and first frame are both unreadable, and those put aside earlier.
-    pub unreadable: Vec<PathBuf>,
+    /// Files that must have held events and hold nothing that can be read. An agent does not start with them,
+    /// unless it is to skip what is damaged.
+    pub lost: Vec<Damage>,
+    /// Segments of another log, and files an agent put aside earlier: their events are not part of this log.
+    pub aside: Vec<PathBuf>,
 }
 
 /// A frame with its payload, verified.
@@ -116,132 +125,153 @@ pub enum Step {
     Gone,
 }
 
-/// Reads the frames of one segment.
-pub(super) struct Frames {
-    file: Rc<dyn File>,
-    path: PathBuf,
-    base: u64,
-    log_id: u64,
-    limit: u64,
-    window: Bytes,
-    at: u64,
+/// Something that is wrong with a log's files, beside what a [`Walk`] meets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Nothing in a file can be read, and something must have been in it.
+    Lost(Damage),
+    /// A file was put aside, or belongs to another log.
+    Aside(PathBuf),
+    /// The state page is missing or damaged.
+    NoState,
+    /// A header block is damaged; the frames replace it.
+    Header(PathBuf),
+    /// A file has the name of another segment: the one that it is.
+    Name(PathBuf, u64),
+    /// A file is shorter than its header says: its size, and the size it should have.
+    Short(PathBuf, u64, u64),
+    /// A footer block is damaged.
+    Footer(PathBuf),
+    /// A footer does not say what the frames say: the file, what is counted, the footer's number, the frames'.
+    FooterSum(PathBuf, &'static str, u64, u64),
 }
 
-impl Frames {
-    pub(super) async fn open(
-        io: &Io,
-        segment: &SegmentView,
-        log_id: u64,
-        limit: u64,
-    ) -> Result<Self, WalError> {
-        let file = io.open(&segment.path, OpenOptions::READ).await.map_err(WalError::io(&segment.path))?;
-        let path = segment.path.clone();
-        Ok(Self { file, path, base: segment.header.base, log_id, limit, window: Bytes::new(), at: 0 })
-    }
-
-    /// The bytes from a position on: at least `size` of them, unless the file or the limit ends before.
-    async fn bytes(&mut self, position: u64, size: u64) -> Result<Bytes, WalError> {
-        let end = position.saturating_add(size).min(self.limit);
-        if position < self.at || end > self.at + self.window.len() as u64 {
-            let count = (end.saturating_sub(position)).max(WINDOW).min(self.limit.saturating_sub(position));
-            self.window =
-                read_exactly(&*self.file, &self.path, position - self.base, count as usize).await?.into();
-            self.at = position;
-        }
-        let from = ((position - self.at) as usize).min(self.window.len());
-        Ok(self.window.slice(from..))
-    }
-
-    /// The frame at a position, verified, with its payload.
-    pub(super) async fn read(&mut self, position: u64) -> Result<Option<(FrameHeader, Bytes)>, WalError> {
-        if position + HEADER_SIZE as u64 > self.limit {
-            return Ok(None);
-        }
-        let bytes = self.bytes(position, HEADER_SIZE as u64).await?;
-        let Ok(header) = FrameHeader::peek(&bytes, position, self.log_id) else { return Ok(None) };
-        if header.end() > self.limit {
-            return Ok(None);
-        }
-        let bytes = self.bytes(position, u64::from(header.length)).await?;
-        if FrameHeader::read(&bytes, position, self.log_id).is_err() {
-            return Ok(None);
-        }
-        let payload = header.payload(&bytes);
-        Ok(Some((header, payload)))
-    }
-
-    /// The first good frame at or behind a position.
-    pub(super) async fn find(&mut self, from: u64) -> Result<Option<FrameHeader>, WalError> {
-        let finder = memchr::memmem::Finder::new(&MAGIC);
-        let mut position = from.next_multiple_of(8);
-        while position + HEADER_SIZE as u64 <= self.limit {
-            let window = self.bytes(position, WINDOW).await?;
-            let count = (window.len() as u64).min(WINDOW);
-            if count < HEADER_SIZE as u64 {
-                return Ok(None);
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(damage) => write!(
+                f,
+                "{}: nothing in it can be read; an agent starts without its events only with onDamage = skip",
+                damage.path.display()
+            ),
+            Self::Aside(path) => write!(
+                f,
+                "{}: put aside, or of another log; it does not count any more",
+                path.display()
+            ),
+            Self::NoState => f.write_str(
+                "state: the consumer's position is missing or damaged; events that were delivered may come again",
+            ),
+            Self::Header(path) => {
+                write!(f, "{}: the header is damaged; the frames replace it", path.display())
             }
-            for at in finder.find_iter(&window[..count as usize]).filter(|at| at % 8 == 0) {
-                if let Some((header, _)) = self.read(position + at as u64).await? {
-                    return Ok(Some(header));
-                }
+            Self::Name(path, number) => {
+                write!(f, "{}: the file should be named {}", path.display(), segment::file_name(*number))
             }
-            position += count / 8 * 8;
+            Self::Short(path, size, wanted) => {
+                write!(f, "{}: the file has {size} bytes instead of {wanted}", path.display())
+            }
+            Self::Footer(path) => write!(f, "{}: the footer is damaged; the frames replace it", path.display()),
+            Self::FooterSum(path, what, footer, frames) => write!(
+                f,
+                "{}: the footer is wrong: {what} {footer}, by the frames {frames}",
+                path.display()
+            ),
         }
-        Ok(None)
     }
 }
 
-async fn read_exactly(
-    file: &dyn File,
-    path: &Path,
-    mut offset: u64,
-    size: usize,
-) -> Result<Vec<u8>, WalError> {
-    let mut all = Vec::new();
-    while all.len() < size {
-        let (result, piece) = file.read_at(Vec::with_capacity(size - all.len()), offset).await;
-        let count = result.map_err(WalError::io(path))?;
-        if count == 0 {
-            break;
-        }
-        offset += count as u64;
-        if all.is_empty() { all = piece } else { all.extend_from_slice(&piece) }
+/// Adds up the frames of segments, to hold the sums against their footers. Fed with what a [`Walk::all`] gives.
+pub struct FooterSums<'a> {
+    view: &'a View,
+    index: usize,
+    end: u64,
+    end_seq: u64,
+    end_bytes: u64,
+    snapshot: u64,
+    times: Option<(u64, u64)>,
+    whole: bool,
+    problems: Vec<Problem>,
+}
+
+impl<'a> FooterSums<'a> {
+    /// Sums of a log.
+    pub fn new(view: &'a View) -> Self {
+        let mut sums = Self {
+            view,
+            index: 0,
+            end: 0,
+            end_seq: 0,
+            end_bytes: 0,
+            snapshot: 0,
+            times: None,
+            whole: true,
+            problems: Vec::new(),
+        };
+        sums.start(0);
+        sums
     }
-    Ok(all)
-}
-
-async fn read_block(file: &dyn File, path: &Path, offset: u64) -> Result<Vec<u8>, WalError> {
-    read_exactly(file, path, offset, BLOCK_SIZE as usize).await
-}
-
-/// A header as the first frame of a file implies it.
-fn rebuild(
-    frame: &[u8],
-    number: u64,
-    size: u64,
-    log_id: Option<u64>,
-    base_min: u64,
-) -> Option<SegmentHeader> {
-    let position = frame.get(16..24).map(|b| u64_at(b, 0))?;
-    let log_id = log_id.or_else(|| frame.get(64..72).map(|b| u64_at(b, 0)))?;
-    let header = FrameHeader::read(frame, position, log_id).ok()?;
-    let base = position.checked_sub(BLOCK_SIZE).filter(|base| *base >= base_min)?;
-    Some(SegmentHeader {
-        log_id,
-        number,
-        base,
-        size,
-        start_seq: header.first_seq,
-        start_bytes: 0,
-        previous: 0,
-        previous_end: 0,
-        reopened: false,
-        mapped: false,
-        shard: 0,
-        time_ms: header.time_ms,
-        low_seq: 0,
-        low_position: 0,
-    })
+    fn start(&mut self, index: usize) {
+        self.index = index;
+        (self.snapshot, self.times) = (0, None);
+        if let Some(segment) = self.view.segments.get(index) {
+            self.end = segment.header.first_frame();
+            (self.end_seq, self.end_bytes) = (segment.header.start_seq, segment.header.start_bytes);
+            // A header that was made again does not know how many bytes went before.
+            self.whole = !segment.rebuilt;
+        }
+    }
+    fn finish(&mut self) {
+        let Some(segment) = self.view.segments.get(self.index) else { return };
+        let Some(footer) = &segment.footer else { return };
+        let (oldest, newest) = self.times.unwrap_or_default();
+        // The next file knows where this one ends.
+        let next = self.view.segments.get(self.index + 1).filter(|s| !s.rebuilt).map(|s| &s.header);
+        let told = next.filter(|h| h.previous == segment.header.number).map(|h| h.previous_end);
+        let sums = [
+            ("the frames end at", footer.end, told.unwrap_or(self.end), told.is_some() || self.whole),
+            ("the events end at number", footer.end_seq, self.end_seq, self.whole),
+            ("bytes of records so far", footer.end_bytes, self.end_bytes, self.whole),
+            ("the last snapshot lies at", footer.snapshot, self.snapshot, self.whole),
+            ("the first frame is of", footer.oldest_ms, oldest, self.whole),
+            ("the last frame is of", footer.newest_ms, newest, self.whole),
+        ];
+        for (what, said, counted, comparable) in sums {
+            if comparable && said != counted {
+                self.problems.push(Problem::FooterSum(segment.path.clone(), what, said, counted));
+            }
+        }
+    }
+    /// A step of the walk.
+    pub fn step(&mut self, step: &Step) {
+        let Step::Frame(frame) = step else {
+            self.whole = false;
+            return;
+        };
+        while self.index < frame.segment {
+            self.finish();
+            self.start(self.index + 1);
+        }
+        let header = &frame.header;
+        self.end = header.end();
+        match header.kind {
+            FrameKind::Data => {
+                self.end_seq = frame.end_seq();
+                self.end_bytes += u64::from(header.raw - header.marks);
+            }
+            FrameKind::Snapshot if header.has(FLAG_FIRST) => self.snapshot = header.position,
+            FrameKind::Snapshot => {}
+        }
+        self.times = Some((self.times.map_or(header.time_ms, |(first, _)| first), header.time_ms));
+    }
+    /// What does not agree.
+    pub fn problems(mut self) -> Vec<Problem> {
+        while self.index < self.view.segments.len() {
+            self.finish();
+            self.start(self.index + 1);
+        }
+        self.problems
+    }
 }
 
 impl View {
@@ -250,29 +280,53 @@ impl View {
     /// # Errors
     /// [`WalError::Io`], [`WalError::Newer`].
     pub async fn open(io: &Io, directory: &Path) -> Result<Self, WalError> {
-        // The page first: whatever it says is durable is in the segments listed after it.
-        let path = directory.join(STATE_FILE);
-        let state = match io.open(&path, OpenOptions::READ).await {
-            Ok(file) => State::from_page(&read_exactly(&*file, &path, 0, PAGE_SIZE).await?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(WalError::io(&path)(error)),
-        };
-        let mut view = Self {
+        let run = boot(io).await;
+        let (mut state, mut listing) = look(io, directory, run).await?;
+        for _ in 1..LOOKS {
+            let before = state.as_ref().map(|s| s.generation);
+            if !listing.is_odd() {
+                break;
+            }
+            (state, listing) = look(io, directory, run).await?;
+            if state.as_ref().map(|s| s.generation) == before {
+                break;
+            }
+        }
+        let log_id = listing.log_id.unwrap_or(0);
+        let state = state.filter(|s| s.log_id == log_id);
+        let ends = ends::find(io, &listing.live, log_id, None, Known::new(state.as_ref(), run)).await?;
+        listing.live.truncate(ends.keep);
+        let noted = listing.live.iter().map(|f| (f.header.low_seq, f.header.low_position)).max();
+        let first = listing.live.first().map(|f| &f.header);
+        let start = Start::new(first, &ends.end, state.clone(), noted.unwrap_or_default());
+        let segments = listing.live.into_iter().zip(ends.seqs).map(|(found, end_seq)| SegmentView {
+            path: found.segment.path.clone(),
+            header: found.header,
+            footer: found.footer,
+            end: found.segment.end.get(),
+            end_seq,
+            rebuilt: found.rebuilt,
+            misnamed: found.misnamed,
+            footer_damaged: found.footer_damaged,
+            short: found.short,
+            segment: found.segment,
+        });
+        let mut aside = listing.foreign;
+        aside.extend(listing.aside);
+        aside.sort();
+        Ok(Self {
             directory: directory.to_owned(),
-            log_id: 0,
+            log_id,
             state,
-            low_seq: 0,
-            low_position: 0,
-            segments: Vec::new(),
-            end_seq: 0,
-            torn_bytes: 0,
+            low_seq: start.seq,
+            low_position: start.position,
+            segments: segments.collect(),
+            end_seq: ends.end.seq.max(start.seq),
+            torn_bytes: ends.end.torn,
             cipher: None,
-            unreadable: Vec::new(),
-        };
-        view.list(io).await?;
-        view.find_ends(io).await?;
-        view.place_consumer();
-        Ok(view)
+            lost: listing.lost,
+            aside,
+        })
     }
 
     /// The keys to read payloads with. Without this call a walk gives encrypted payloads empty.
@@ -280,191 +334,29 @@ impl View {
         self.cipher = Some(Rc::new(LogCipher::new(keys, self.log_id, 0)));
     }
 
-    async fn list(&mut self, io: &Io) -> Result<(), WalError> {
-        let entries = io.read_dir(&self.directory).await.map_err(WalError::io(&self.directory))?;
-        let mut files = Vec::new();
-        for (name, _) in entries {
-            let Some(name) = name.to_str() else { continue };
-            let path = self.directory.join(name);
-            if name.ends_with(".seg.damaged") {
-                self.unreadable.push(path);
-            } else if let Some(number) = segment::file_number(name) {
-                files.push((number, path));
+    /// What is wrong with the files as such.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.lost.iter().cloned().map(Problem::Lost).collect();
+        problems.extend(self.aside.iter().cloned().map(Problem::Aside));
+        if self.state.is_none() && !self.segments.is_empty() {
+            problems.push(Problem::NoState);
+        }
+        for segment in &self.segments {
+            let path = &segment.path;
+            if segment.rebuilt {
+                problems.push(Problem::Header(path.clone()));
+            }
+            if segment.misnamed {
+                problems.push(Problem::Name(path.clone(), segment.header.number));
+            }
+            if let Some(size) = segment.short {
+                problems.push(Problem::Short(path.clone(), size, segment.header.size));
+            }
+            if segment.footer_damaged {
+                problems.push(Problem::Footer(path.clone()));
             }
         }
-        files.sort();
-        let mut log_id = self.state.as_ref().map(|s| s.log_id).filter(|id| *id != 0);
-        let mut next_base = 0;
-        for (number, path) in files {
-            let file = match io.open(&path, OpenOptions::READ).await {
-                Ok(file) => file,
-                // Given back since the directory was read.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(WalError::io(&path)(error)),
-            };
-            let size = file.metadata().await.map_err(WalError::io(&path))?.size_bytes;
-            let block = SegmentHeader::decode(&read_block(&*file, &path, 0).await?);
-            let mut rebuilt = false;
-            let header = match block {
-                Block::Newer(version) => return Err(WalError::Newer { path, version }),
-                Block::Absent => continue,
-                Block::Valid(header) if header.number != number => continue,
-                Block::Valid(header)
-                    if header.size <= size && log_id.is_none_or(|id| id == header.log_id) =>
-                {
-                    Some(header)
-                }
-                Block::Valid(_) | Block::Damaged => {
-                    rebuilt = true;
-                    let head = read_exactly(&*file, &path, BLOCK_SIZE, WINDOW as usize).await?;
-                    rebuild(&head, number, size, log_id, next_base)
-                }
-            };
-            let Some(header) = header else {
-                self.unreadable.push(path);
-                next_base += size;
-                continue;
-            };
-            log_id.get_or_insert(header.log_id);
-            next_base = header.base + header.size;
-            if header.reopened {
-                while self.segments.last().is_some_and(|s| s.header.number > header.previous) {
-                    self.segments.pop();
-                }
-            }
-            let footer_at = header.size.saturating_sub(BLOCK_SIZE);
-            let footer = SegmentFooter::decode(&read_block(&*file, &path, footer_at).await?).valid();
-            let footer = footer.filter(|f| f.number == number && f.log_id == header.log_id);
-            self.segments.push(SegmentView { path, header, footer, end: 0, end_seq: 0, rebuilt });
-        }
-        self.log_id = log_id.unwrap_or(0);
-        Ok(())
-    }
-
-    /// Where each segment ends, as opening the log would find it.
-    async fn find_ends(&mut self, io: &Io) -> Result<(), WalError> {
-        let mapped = self.segments.last().is_some_and(|s| s.header.mapped);
-        let run = boot(io).await;
-        let exact = run != 0 && self.state.as_ref().is_some_and(|s| s.boot == run);
-        let durable = self.state.as_ref().filter(|_| exact || !mapped).map_or(0, |s| s.durable);
-        let snapshot = self.state.as_ref().map_or(0, |s| s.snapshot);
-        let mut index = 0;
-        while index < self.segments.len() {
-            let segment = &self.segments[index];
-            let next = self.segments.get(index + 1).map(|s| &s.header);
-            let successor = next.filter(|h| h.previous == segment.header.number);
-            let known = successor.filter(|h| h.reopened || h.first_frame() <= durable);
-            let sealed = match (known, &segment.footer) {
-                (Some(h), _) if h.reopened => Some((h.previous_end, h.start_seq)),
-                (_, Some(footer)) => Some((footer.end, footer.end_seq)),
-                (Some(h), None) => Some((h.previous_end, h.start_seq)),
-                (None, None) => None,
-            };
-            let expected = successor.map(|h| h.previous_end);
-            let mut cut_off = false;
-            let (end, end_seq) = match sealed {
-                Some(sealed) => sealed,
-                None => {
-                    let found = self.scan(io, index, durable, exact, snapshot, expected).await?;
-                    self.torn_bytes += found.2;
-                    cut_off = expected.is_some_and(|e| e != found.0) && !found.3;
-                    (found.0, found.1)
-                }
-            };
-            let segment = &mut self.segments[index];
-            segment.end = end.clamp(segment.header.first_frame(), segment.frames_limit());
-            segment.end_seq = end_seq;
-            self.end_seq = end_seq;
-            if cut_off {
-                // Never acknowledged, whatever follows.
-                self.segments.truncate(index + 1);
-            }
-            index += 1;
-        }
-        Ok(())
-    }
-
-    /// End position and event number of a segment that was not sealed, bytes of its torn tail, and whether
-    /// what could not be read was damage.
-    async fn scan(
-        &self,
-        io: &Io,
-        index: usize,
-        durable: u64,
-        exact: bool,
-        snapshot: u64,
-        expected: Option<u64>,
-    ) -> Result<(u64, u64, u64, bool), WalError> {
-        let segment = &self.segments[index];
-        let limit = segment.frames_limit();
-        let mut frames = Frames::open(io, segment, self.log_id, limit).await?;
-        let mut position = segment.header.first_frame();
-        let mut end = (position, segment.header.start_seq);
-        if (position..limit).contains(&snapshot)
-            && snapshot <= durable
-            && let Some((header, _)) = frames.read(snapshot).await?
-            && header.kind == FrameKind::Snapshot
-        {
-            position = snapshot;
-            end = (position, header.first_seq);
-        }
-        let (mut seq, mut open, mut damaged, mut torn) = (end.1, false, false, 0);
-        loop {
-            while let Some((header, _)) = frames.read(position).await? {
-                position = header.end();
-                if header.kind == FrameKind::Data {
-                    seq = header.first_seq + u64::from(header.events);
-                    open = !header.has(FLAG_LAST);
-                }
-                if !open {
-                    end = (position, seq);
-                }
-            }
-            if expected == Some(position) || position >= limit {
-                break;
-            }
-            let mut claim = position < durable;
-            let mut stray = 0;
-            if !claim && !exact {
-                let mut from = position + 1;
-                while let Some(header) = frames.find(from).await? {
-                    stray += u64::from(header.length);
-                    from = header.end();
-                    if header.durable > position {
-                        claim = true;
-                        break;
-                    }
-                }
-            }
-            if !claim {
-                torn = position - end.0 + stray;
-                break;
-            }
-            damaged = true;
-            match frames.find(position + 1).await? {
-                Some(header) => position = header.position,
-                None => {
-                    end = (expected.unwrap_or(durable).clamp(position, limit), seq);
-                    break;
-                }
-            }
-        }
-        Ok((end.0, end.1, torn, damaged))
-    }
-
-    fn place_consumer(&mut self) {
-        let noted = self.segments.iter().map(|s| (s.header.low_seq, s.header.low_position)).max();
-        let stored = self.state.as_ref().filter(|s| s.log_id == self.log_id);
-        let (mut seq, mut position) =
-            stored.map(|s| (s.low_seq, s.low_position)).or(noted).unwrap_or_default();
-        if let Some(first) = self.segments.first()
-            && position < first.header.first_frame()
-        {
-            (seq, position) = (seq.max(first.header.start_seq), first.header.first_frame());
-        }
-        self.low_seq = seq;
-        self.low_position = position.min(self.end_position());
-        self.end_seq = self.end_seq.max(seq);
+        problems
     }
 
     /// Where the log ends.
@@ -532,9 +424,23 @@ impl View {
     async fn is_there(&self, io: &Io, index: usize) -> bool {
         let segment = &self.segments[index];
         let Ok(file) = io.open(&segment.path, OpenOptions::READ).await else { return false };
-        let Ok(block) = read_block(&*file, &segment.path, 0).await else { return false };
+        let Ok(block) = listing::read_block(&*file, &segment.path, 0).await else { return false };
         segment.rebuilt || SegmentHeader::decode(&block).valid().as_ref() == Some(&segment.header)
     }
+}
+
+/// The state page and the files of a directory.
+async fn look(io: &Io, directory: &Path, run: u64) -> Result<(Option<State>, Listing), WalError> {
+    // The page first: whatever it says is durable is in the segments listed after it.
+    let path = directory.join(STATE_FILE);
+    let state = match io.open(&path, OpenOptions::READ).await {
+        Ok(file) => State::from_page(&read_exactly(&*file, &path, 0, PAGE_SIZE).await?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(WalError::io(&path)(error)),
+    };
+    let durable = Known::new(state.as_ref(), run).durable;
+    let listing = listing::list(io, directory, state.as_ref(), durable).await?;
+    Ok((state, listing))
 }
 
 /// Reads the frames of a log in order, up to the end the view found.
@@ -580,7 +486,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if self.frames.is_none() {
-                match Frames::open(self.io, segment, self.view.log_id, segment.end).await {
+                match Frames::open(self.io, &segment.segment, self.view.log_id, segment.end).await {
                     Ok(frames) => self.frames = Some(frames),
                     Err(WalError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
                         return Ok(Some(self.gone()));
@@ -594,6 +500,17 @@ impl<'a> Walk<'a> {
                 None => None,
             };
             if let Some((header, payload)) = read {
+                let missing = header.first_seq.saturating_sub(self.next_seq.max(self.view.low_seq));
+                if header.kind == FrameKind::Data && missing > 0 {
+                    // As an agent's takes see it: what was here is in no file.
+                    self.next_seq = header.first_seq;
+                    return Ok(Some(Step::Damage(Damage {
+                        path: segment.path.clone(),
+                        offset: segment.offset(self.position),
+                        size: 0,
+                        events: Some(missing),
+                    })));
+                }
                 self.position = header.end();
                 let frame = Frame { header, payload, segment: self.index };
                 if frame.header.kind == FrameKind::Data {
@@ -606,15 +523,17 @@ impl<'a> Walk<'a> {
                 return Ok(Some(self.gone()));
             }
             let resume = found.as_ref().map_or(segment.end, |f| f.position);
-            let resume_seq = found.map_or(segment.end_seq, |f| f.first_seq);
+            let next = || self.view.segments.get(self.index + 1).map(|s| s.header.start_seq);
+            let resume_seq =
+                found.map(|f| f.first_seq).or_else(|| segment.segment.end_seq.get()).or_else(next);
             let damage = Damage {
                 path: segment.path.clone(),
                 offset: segment.offset(self.position),
                 size: resume - self.position,
-                events: Some(resume_seq.saturating_sub(self.next_seq)),
+                events: resume_seq.map(|seq| seq.saturating_sub(self.next_seq.max(self.view.low_seq))),
             };
             self.position = resume;
-            self.next_seq = self.next_seq.max(resume_seq);
+            self.next_seq = self.next_seq.max(resume_seq.unwrap_or(0));
             return Ok(Some(Step::Damage(damage)));
         }
     }

@@ -16,7 +16,9 @@ use crate::io::{Io, Lock};
 use crate::metrics::Counter;
 
 pub mod cipher;
+mod ends;
 pub mod frame;
+mod frames;
 mod housekeeping;
 pub mod inspect;
 mod listing;
@@ -271,6 +273,10 @@ struct Inner {
     turn: Semaphore,
     /// One segment is prepared at a time.
     preparing: Semaphore,
+    /// Segments of a mapped log are synced one at a time, in order.
+    syncing: Semaphore,
+    /// Segments that were left and have no footer yet.
+    sealing: Cell<usize>,
     /// Size of the spare file, if there is one.
     spare: Cell<Option<u64>>,
     /// Something was written: there may be room for a waiting appender.

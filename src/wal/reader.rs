@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::frame::{FrameHeader, FrameKind, HEADER_SIZE};
-use super::recovery::find_frame;
+use super::frames::find_frame;
 use super::segment::Segment;
 use super::{Damage, Inner, OnDamage, WalError, open_payload};
 use crate::io;
@@ -45,7 +45,7 @@ pub(super) struct Reader {
     segment: Option<Rc<Segment>>,
     kept: VecDeque<(u64, Bytes)>,
     kept_size: usize,
-    damaged: Option<Damage>,
+    pub(super) damaged: Option<Damage>,
     pub(super) skipped: u64,
 }
 
@@ -294,11 +294,7 @@ impl Inner {
         };
         let limit = segment.end.get().min(segment.frames_limit()).min(self.visible.get());
         let found = find_frame(&self.io, segment, self.log_id, position + 1..limit).await?;
-        let following = || {
-            let segments = self.segments.borrow();
-            segments.iter().find(|s| s.base > segment.base).map(|s| s.start_seq)
-        };
-        let resume_seq = found.as_ref().map(|f| f.first_seq).or_else(following);
+        let resume_seq = found.as_ref().map(|f| f.first_seq).or_else(|| self.seq_behind(segment));
         let resume = found.map_or(limit, |f| f.position);
         let damage = Damage {
             path: segment.path.clone(),
@@ -333,5 +329,12 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Number of the first event behind a segment, if that is known.
+    pub(super) fn seq_behind(&self, segment: &Segment) -> Option<u64> {
+        let segments = self.segments.borrow();
+        let next = segments.iter().find(|s| s.base > segment.base).map(|s| s.start_seq);
+        segment.end_seq.get().or(next)
     }
 }

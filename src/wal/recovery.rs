@@ -4,19 +4,18 @@
 //! marks that is known to be durable: time depends on neither the backlog nor the size of the segments.
 
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::cipher::{CipherFault, LogCipher};
-use super::frame::{
-    FLAG_ENCRYPTED, FLAG_FIRST, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, MAGIC, u64_at,
-};
-use super::listing::{self, Found};
+use super::ends::{self, End, Known};
+use super::frame::{FLAG_ENCRYPTED, FLAG_FIRST, FLAG_LAST, FrameHeader, FrameKind, HEADER_SIZE, u64_at};
+use super::frames::Frames;
+use super::listing::{self, Found, Listing};
 use super::marks::MarkTable;
 use super::reader::Reader;
-use super::segment::{self, Segment};
+use super::segment::SegmentHeader;
 use super::state::{PAGE_SIZE, State, StatePage, Tracker};
 use super::writer::{SNAPSHOT_FIXED, Writer};
 use super::{Consumer, Inner, LogOptions, Recovered, WalError, create_directory, open_payload};
@@ -27,92 +26,10 @@ use crate::io::{Io, OpenOptions};
 pub const STATE_FILE: &str = "state";
 /// Name of the lock in a log's directory.
 pub const LOCK_FILE: &str = "in_use.lock";
-/// Segments are read in pieces of this size.
-const WINDOW: u64 = 1 << 20;
 
 /// Path of a copy of a log's state page.
 pub(super) fn copy_path(directory: &Path, log_id: u64) -> PathBuf {
     directory.join(format!("{log_id:016x}.state"))
-}
-
-/// What the frames say.
-struct End {
-    position: u64,
-    seq: u64,
-    bytes: u64,
-    torn: u64,
-}
-
-/// Reads frames one after another.
-struct Frames<'a> {
-    io: &'a Io,
-    segment: &'a Segment,
-    log_id: u64,
-    limit: u64,
-    ready_to: u64,
-}
-
-impl<'a> Frames<'a> {
-    fn new(io: &'a Io, segment: &'a Segment, log_id: u64, limit: u64) -> Self {
-        Self { io, segment, log_id, limit, ready_to: 0 }
-    }
-    /// The bytes from a position on, with at least `size` of them in memory.
-    async fn bytes(&mut self, position: u64, size: u64) -> Result<bytes::Bytes, WalError> {
-        let wrap = |error| WalError::io(&self.segment.path)(error);
-        let file = self.segment.open(self.io).await.map_err(wrap)?;
-        let end = (position + size).min(self.limit);
-        if end > self.ready_to {
-            let to = end.max(position + WINDOW).min(self.limit);
-            let range = self.segment.offset(position)..self.segment.offset(to);
-            file.prefetch(range).await.map_err(wrap)?;
-            self.ready_to = to;
-        }
-        let map = self.segment.map().map_err(wrap)?;
-        Ok(map.slice(self.segment.offset(position) as usize..self.segment.offset(self.limit) as usize))
-    }
-    /// The frame at a position, verified, with its payload; `None` if there is none.
-    async fn read(&mut self, position: u64) -> Result<Option<(FrameHeader, bytes::Bytes)>, WalError> {
-        if position + HEADER_SIZE as u64 > self.limit {
-            return Ok(None);
-        }
-        let bytes = self.bytes(position, HEADER_SIZE as u64).await?;
-        let Ok(header) = FrameHeader::peek(&bytes, position, self.log_id) else { return Ok(None) };
-        if header.end() > self.limit {
-            return Ok(None);
-        }
-        let bytes = self.bytes(position, u64::from(header.length)).await?;
-        let valid = FrameHeader::read(&bytes, position, self.log_id).is_ok();
-        Ok(valid.then(|| (header.clone(), header.payload(&bytes))))
-    }
-    /// The first good frame at or behind a position.
-    async fn find(&mut self, from: u64) -> Result<Option<FrameHeader>, WalError> {
-        let finder = memchr::memmem::Finder::new(&MAGIC);
-        let mut position = from.next_multiple_of(8);
-        while position + HEADER_SIZE as u64 <= self.limit {
-            let end = (position + WINDOW).min(self.limit);
-            let bytes = self.bytes(position, end - position).await?;
-            let window = &bytes[..(end - position) as usize];
-            for at in finder.find_iter(window).filter(|at| at % 8 == 0) {
-                let place = position + at as u64;
-                let fits = FrameHeader::peek(&bytes[at..], place, self.log_id).is_ok();
-                if fits && let Some((header, _)) = self.read(place).await? {
-                    return Ok(Some(header));
-                }
-            }
-            position = end;
-        }
-        Ok(None)
-    }
-}
-
-/// The first good frame in a range of a segment.
-pub(super) async fn find_frame(
-    io: &Io,
-    segment: &Segment,
-    log_id: u64,
-    range: Range<u64>,
-) -> Result<Option<FrameHeader>, WalError> {
-    Frames::new(io, segment, log_id, range.end).find(range.start).await
 }
 
 /// See [`super::Log::open`].
@@ -126,10 +43,12 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     })?;
     let boot = boot(io).await;
     let (page, stored) = open_page(io, &directory).await?;
-    let mut listing = listing::list(io, &options, stored.as_ref()).await?;
+    let known = Known::new(stored.as_ref(), boot);
+    let mut listing = listing::list(io, &directory, stored.as_ref(), known.durable).await?;
+    listing.settle_files(io, &options).await?;
     let log_id = listing.log_id.unwrap_or_else(|| io.random().max(1));
     let cipher = LogCipher::new(&options.keys, log_id, io.random());
-    check_keys(io, &listing.live, log_id, &cipher).await?;
+    check_keys(&listing.live, log_id, &cipher)?;
     let mut state = stored.filter(|s| s.log_id == log_id);
     if state.is_none() && !listing.live.is_empty() {
         state = read_copies(io, &options.copies, log_id).await;
@@ -138,35 +57,19 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
             "the consumer's position is missing or damaged; events that were delivered may come again"
         );
     }
-    let mapped = listing.live.last().is_some_and(|f| f.header.mapped);
-    let exact = boot != 0 && state.as_ref().is_some_and(|s| s.boot == boot);
-    // Written in another run of the kernel, the page of a mapped log may be ahead of it.
-    let durable = state.as_ref().filter(|_| exact || !mapped).map_or(0, |s| s.durable);
-    let snapshot = state.as_ref().map_or(0, |s| s.snapshot);
-    let end = find_end(io, &options, &cipher, &mut listing.live, log_id, durable, exact, snapshot).await?;
+    let known = Known::new(state.as_ref(), boot);
+    let end = find_end(io, &options, &cipher, &mut listing, log_id, known).await?;
     listing::repair(io, &listing.live).await?;
     for file in &listing.dropped {
         io.remove_file(file).await.map_err(WalError::io(file))?;
     }
-    let (marks, noted) = read_marks(io, &cipher, &listing.live, log_id, snapshot).await?;
+    let (marks, noted) = read_marks(io, &cipher, &listing.live, log_id, known.snapshot).await?;
 
     // Where the consumer goes on.
-    let first = listing.live.first().map(|f| (f.header.first_frame(), f.header.start_seq));
-    let (first_position, first_seq) = first.unwrap_or((end.position, end.seq));
-    let (mut low_seq, mut low_position, mut ranges) = match state {
-        Some(state) => (state.low_seq, state.low_position, state.ranges),
-        None => (noted.0, noted.1, Vec::new()),
-    };
-    if low_position < first_position {
-        (low_seq, low_position) = (low_seq.max(first_seq), first_position);
-    }
-    if low_seq >= end.seq || low_position > end.position {
-        low_position = end.position;
-        low_seq = low_seq.max(end.seq);
-    }
-    let next_seq = end.seq.max(low_seq);
-    ranges.retain(|(_, to)| *to <= next_seq);
-    let tracker = Tracker::new(low_seq, low_position, &ranges);
+    let is_ahead = state.as_ref().is_some_and(|s| s.is_ahead_of(end.seq));
+    let start = Start::new(listing.live.first().map(|f| &f.header), &end, state, noted);
+    let (low_position, low_seq, next_seq) = (start.position, start.seq, end.seq.max(start.seq));
+    let tracker = Tracker::new(low_seq, low_position, &start.ranges);
 
     let first_size = Inner::first_size(options.segment_size_max);
     let mut writer = Writer::new(listing.next_number, listing.next_base, first_size);
@@ -179,12 +82,17 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
         segments: listing.live.len(),
         torn_bytes: end.torn,
     };
-    let state = State { log_id, boot, durable: end.position, ..State::default() };
+    let state = State { log_id, boot, durable: end.position, synced: end.position, ..State::default() };
     let generation = listing.generation;
     let mut consumer =
         Consumer { page: Some(page), state: State { generation, ..state }, tracker, dirty: false };
     if !listing.live.is_empty() {
         consumer.store();
+    }
+    if is_ahead && let Some(flush) = consumer.page.as_ref().map(StatePage::flush) {
+        // It speaks of events that went with the power; their numbers are given out again, and the page must
+        // not claim after another loss of power that those are delivered.
+        flush.await.map_err(WalError::io(&directory.join(STATE_FILE)))?;
     }
     let inner = Inner {
         io: io.clone(),
@@ -194,6 +102,8 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
         writer: RefCell::new(writer),
         turn: Semaphore::new(1),
         preparing: Semaphore::new(1),
+        syncing: Semaphore::new(1),
+        sealing: Cell::new(0),
         spare: Cell::new(listing.spare),
         room: Notify::new(),
         ready: Notify::new(),
@@ -252,237 +162,97 @@ async fn read_copies(io: &Io, copies: &[PathBuf], log_id: u64) -> Option<State> 
         }
     }
     // A copy may be older than the log: only its acknowledgements count.
-    best.map(|state| State { durable: 0, boot: 0, ..state })
+    best.map(|state| State { durable: 0, synced: 0, boot: 0, ..state })
 }
 
 /// Refuses a log with frames under a key that is not there: the first frame of each segment tells.
-async fn check_keys(io: &Io, live: &[Found], log_id: u64, cipher: &LogCipher) -> Result<(), WalError> {
+fn check_keys(live: &[Found], log_id: u64, cipher: &LogCipher) -> Result<(), WalError> {
     for found in live {
-        let (segment, position) = (&found.segment, found.segment.first_frame());
-        let file = segment.open(io).await.map_err(WalError::io(&segment.path))?;
-        let head = listing::read_block(&*file, &segment.path, segment::BLOCK_SIZE).await?;
-        segment.release();
-        if let Ok(header) = FrameHeader::peek(&head, position, log_id)
+        if let Ok(header) = FrameHeader::peek(&found.head, found.segment.first_frame(), log_id)
             && header.has(FLAG_ENCRYPTED)
-            && let Err(CipherFault::Key(keys)) = cipher.key_of(head.get(HEADER_SIZE..).unwrap_or_default())
+            && let Err(CipherFault::Key(keys)) =
+                cipher.key_of(found.head.get(HEADER_SIZE..).unwrap_or_default())
         {
-            return Err(WalError::NoKey { path: segment.path.clone(), keys });
+            return Err(WalError::NoKey { path: found.segment.path.clone(), keys });
         }
     }
     Ok(())
 }
 
-/// Sets the end of every segment and finds that of the log; drops segments behind it from the list.
-#[expect(clippy::too_many_arguments, reason = "one call, and each is a different fact about the log")]
+/// Finds the end of the log, says what is damaged before it, removes what lies behind it, and makes certain
+/// that what was found will still be there after a loss of power.
 async fn find_end(
     io: &Io,
     options: &LogOptions,
     cipher: &LogCipher,
-    live: &mut Vec<Found>,
+    listing: &mut Listing,
     log_id: u64,
-    durable: u64,
-    exact: bool,
-    snapshot: u64,
+    known: Known,
 ) -> Result<End, WalError> {
-    let mut end = End { position: 0, seq: 0, bytes: 0, torn: 0 };
-    let mut index = 0;
-    while index < live.len() {
-        let found = &live[index];
-        let number = found.header.number;
-        let successor = live.get(index + 1).filter(|f| f.header.previous == number);
-        let informed = successor.filter(|f| !f.rebuilt).map(|f| &f.header);
-        // A later open says where the segment really ended; otherwise its own footer does, or that
-        // something behind it was durable.
-        let known = informed.filter(|h| h.reopened || h.first_frame() <= durable);
-        let sealed = match (known, &found.footer) {
-            (Some(h), _) if h.reopened => Some((h.previous_end, h.start_seq, h.start_bytes)),
-            (_, Some(footer)) => Some((footer.end, footer.end_seq, footer.end_bytes)),
-            (Some(h), None) => Some((h.previous_end, h.start_seq, h.start_bytes)),
-            (None, None) => None,
-        };
-        if let Some((position, seq, bytes)) = sealed {
-            found.segment.end.set(position);
-            if found.footer.is_none() && !opens_with_snapshot(io, &found.segment, log_id).await? {
-                found.segment.opening_end.set(u64::MAX);
-            }
-            end = End { position, seq, bytes, torn: 0 };
-            index += 1;
-            continue;
-        }
-        let expected = Expected {
-            position: informed.map(|h| h.previous_end),
-            seq: successor.filter(|f| f.rebuilt).map(|f| f.header.start_seq),
-        };
-        if !opens_with_snapshot(io, &found.segment, log_id).await? {
-            found.segment.opening_end.set(u64::MAX);
-        }
-        let mut known = Known { durable, exact, snapshot };
-        let gap = loop {
-            let torn = end.torn;
-            let gap = scan(io, options, cipher, found, log_id, &known, &expected, &mut end).await?;
-            // Something in a later segment may say that this is damage and not where the log ended.
-            let Some(at) = gap.filter(|_| !exact) else { break gap };
-            let Some(claim) = later_claim(io, &live[index + 1..], log_id, at).await? else { break gap };
-            known.durable = claim;
-            end.torn = torn;
-        };
-        found.segment.end.set(end.position);
-        if gap.is_some() {
-            // Whatever follows was never acknowledged.
-            for dropped in live.drain(index + 1..) {
-                end.torn += dropped.header.size;
-                let path = &dropped.segment.path;
-                tracing::info!(channel = %options.channel, file = %path.display(), "a log file behind the torn end is dropped");
-                io.remove_file(path).await.map_err(WalError::io(path))?;
-            }
-        }
-        index += 1;
+    let channel = &options.channel;
+    let live = &mut listing.live;
+    let mut ends = ends::find(io, live, log_id, Some(cipher), known).await?;
+    for hole in &ends.holes {
+        let file = live.get(hole.segment).map(|f| f.segment.path.display().to_string()).unwrap_or_default();
+        tracing::error!(
+            %channel, file, offset = hole.offset, bytes = hole.size,
+            "the log is damaged here; takes go on up to this place"
+        );
     }
-    if end.torn > 0 {
+    for dropped in live.drain(ends.keep..) {
+        let path = &dropped.segment.path;
+        tracing::info!(%channel, file = %path.display(), "a log file behind the torn end is dropped");
+        io.remove_file(path).await.map_err(WalError::io(path))?;
+    }
+    if ends.end.torn > 0 {
         tracing::info!(
-            channel = %options.channel, directory = %options.directory.display(), bytes = end.torn,
+            %channel, directory = %options.directory.display(), bytes = ends.end.torn,
             "cut the torn end of the log: transactions that were never acknowledged"
         );
     }
-    Ok(end)
-}
-
-/// True if the snapshot of marks at the start of a segment is whole: otherwise they are only in segments
-/// before it, which must then be kept.
-async fn opens_with_snapshot(io: &Io, segment: &Segment, log_id: u64) -> Result<bool, WalError> {
-    let mut frames = Frames::new(io, segment, log_id, segment.frames_limit());
-    let mut position = segment.first_frame();
-    while let Some((header, _)) = frames.read(position).await? {
-        if header.kind != FrameKind::Snapshot {
-            break;
-        }
-        if header.has(FLAG_LAST) {
-            return Ok(true);
-        }
-        position = header.end();
+    // One with a footer was synced before that was written.
+    ends.unsealed.retain(|index| *index < live.len());
+    for index in ends.unsealed {
+        let Some(found) = live.get(index) else { continue };
+        let (segment, wrap) = (&found.segment, |e| WalError::io(&found.segment.path)(e));
+        let file = segment.open(io).await.map_err(wrap)?;
+        file.sync_data().await.map_err(wrap)?;
+        segment.release();
     }
-    Ok(false)
+    Ok(ends.end)
 }
 
-/// What the state page knows.
-struct Known {
-    /// Everything before it was durable.
-    durable: u64,
-    /// And nothing behind it was.
-    exact: bool,
-    snapshot: u64,
+/// Where the consumer goes on.
+pub(super) struct Start {
+    pub(super) position: u64,
+    pub(super) seq: u64,
+    /// Acknowledged events above it.
+    pub(super) ranges: Vec<(u64, u64)>,
 }
 
-/// What the segment behind one knows of its end.
-struct Expected {
-    position: Option<u64>,
-    seq: Option<u64>,
-}
-
-/// A watermark beyond a position that a frame in one of these segments claims.
-async fn later_claim(io: &Io, later: &[Found], log_id: u64, position: u64) -> Result<Option<u64>, WalError> {
-    for found in later {
-        let segment = &found.segment;
-        let mut frames = Frames::new(io, segment, log_id, segment.frames_limit());
-        let mut from = segment.first_frame();
-        while let Some(header) = frames.find(from).await? {
-            if header.durable > position {
-                return Ok(Some(header.durable));
-            }
-            from = header.end();
+impl Start {
+    /// From the state page; without one from the position that the log noted last.
+    pub(super) fn new(
+        first: Option<&SegmentHeader>,
+        end: &End,
+        state: Option<State>,
+        noted: (u64, u64),
+    ) -> Self {
+        let (mut seq, mut position, mut ranges) = match state {
+            Some(state) => (state.low_seq, state.low_position, state.ranges),
+            None => (noted.0, noted.1, Vec::new()),
+        };
+        let first = first.map_or((end.position, end.seq), |h| (h.first_frame(), h.start_seq));
+        if position < first.0 {
+            (seq, position) = (seq.max(first.1), first.0);
         }
+        if seq >= end.seq || position > end.position {
+            position = end.position;
+            seq = seq.max(end.seq);
+        }
+        ranges.retain(|(_, to)| *to <= end.seq.max(seq));
+        Self { position, seq, ranges }
     }
-    Ok(None)
-}
-
-/// Reads the frames of a segment that was not sealed. `None` if it ends where the segment behind it says, or
-/// if what cannot be read is damage; otherwise where its frames end, which is the end of the log.
-#[expect(clippy::too_many_arguments, reason = "one call, and each is a different fact about the log")]
-async fn scan(
-    io: &Io,
-    options: &LogOptions,
-    cipher: &LogCipher,
-    found: &Found,
-    log_id: u64,
-    known: &Known,
-    expected: &Expected,
-    end: &mut End,
-) -> Result<Option<u64>, WalError> {
-    let &Known { durable, exact, snapshot } = known;
-    let segment = &found.segment;
-    let limit = segment.frames_limit();
-    let mut frames = Frames::new(io, segment, log_id, limit);
-    let mut position = segment.first_frame();
-    *end = End { position, seq: found.header.start_seq, bytes: found.header.start_bytes, torn: end.torn };
-    // Everything before a snapshot known to be durable need not be read.
-    if (position..limit).contains(&snapshot)
-        && snapshot <= durable
-        && let Some((header, stored)) = frames.read(snapshot).await?
-        && header.kind == FrameKind::Snapshot
-        && let Some(payload) = open_payload(cipher, &header, stored, &segment.path)?
-        && payload.len() >= SNAPSHOT_FIXED
-    {
-        position = snapshot;
-        *end = End { position, seq: header.first_seq, bytes: u64_at(&payload, 16), torn: end.torn };
-    }
-    // Makes certain that what is read here will still be there after a power loss.
-    let file = segment.open(io).await.map_err(WalError::io(&segment.path))?;
-    file.sync_data().await.map_err(WalError::io(&segment.path))?;
-    let mut gap = None;
-    let (mut seq, mut bytes) = (end.seq, end.bytes);
-    let mut open = false;
-    loop {
-        while let Some((header, _)) = frames.read(position).await? {
-            position = header.end();
-            if header.kind == FrameKind::Data {
-                seq = header.first_seq + u64::from(header.events);
-                bytes += u64::from(header.raw - header.marks);
-                open = !header.has(FLAG_LAST);
-            }
-            if !open {
-                *end = End { position, seq, bytes, torn: end.torn };
-            }
-        }
-        let is_end = expected.position == Some(position) || (expected.seq == Some(seq) && !open);
-        if is_end || position >= limit {
-            break;
-        }
-        // No frame here. If something behind it was durable, this is damage; in the run of the kernel
-        // that wrote the state page, that page knows.
-        let mut claim = position < durable;
-        let mut stray = 0;
-        if !claim && !exact {
-            let mut from = position + 1;
-            while let Some(header) = frames.find(from).await? {
-                stray += u64::from(header.length);
-                from = header.end();
-                if header.durable > position {
-                    claim = true;
-                    break;
-                }
-            }
-        }
-        if !claim {
-            end.torn += position - end.position + stray;
-            gap = Some(position);
-            break;
-        }
-        let resume = frames.find(position + 1).await?.map(|h| h.position);
-        tracing::error!(
-            channel = %options.channel, file = %segment.path.display(), offset = segment.offset(position),
-            bytes = resume.unwrap_or(durable.min(limit)).saturating_sub(position),
-            "the log is damaged here; takes go on up to this place"
-        );
-        match resume {
-            Some(resume) => position = resume,
-            None => {
-                let known = expected.position.unwrap_or(durable).clamp(position, limit);
-                *end = End { position: known, seq, bytes, torn: end.torn };
-                break;
-            }
-        }
-    }
-    Ok(gap)
 }
 
 /// All marks, and the consumer's position noted last: from the last whole snapshot on.
@@ -510,7 +280,10 @@ async fn read_marks(
             {
                 position = known;
             }
-            let mut frames = Frames::new(io, segment, log_id, limit);
+            let mut frames = Frames::open(io, segment, log_id, limit).await?;
+            if frames.read(position).await?.is_none() {
+                position = segment.first_frame();
+            }
             while let Some((header, stored)) = frames.read(position).await? {
                 position = header.end();
                 if header.kind == FrameKind::Data && header.marks == 0 {
@@ -533,7 +306,6 @@ async fn read_marks(
                     table.read(&payload[..marks], header.time_ms);
                 }
             }
-            segment.release();
         }
         if whole || start == 0 {
             return Ok((table, noted));

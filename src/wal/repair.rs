@@ -218,6 +218,7 @@ async fn write_state(io: &Io, path: &Path, state: &State, footer: &SegmentFooter
         generation: state.generation + 1,
         low_position: state.low_position.min(footer.end),
         durable: footer.end,
+        synced: footer.end,
         snapshot: footer.snapshot,
         boot: 0,
         ranges: state.ranges.iter().copied().filter(|(_, to)| *to <= footer.end_seq).collect(),

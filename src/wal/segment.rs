@@ -239,6 +239,8 @@ pub struct Segment {
     pub start_seq: u64,
     /// Where its frames end; `u64::MAX` while it is written.
     pub end: Cell<u64>,
+    /// Number behind its last event, if that is known for certain.
+    pub end_seq: Cell<Option<u64>>,
     /// Where its opening snapshot of marks ends: from then on earlier segments are not needed for marks.
     pub opening_end: Cell<u64>,
     file: RefCell<Option<Rc<dyn File>>>,
@@ -255,6 +257,7 @@ impl Segment {
             path,
             start_seq: header.start_seq,
             end: Cell::new(u64::MAX),
+            end_seq: Cell::new(None),
             opening_end: Cell::new(header.first_frame()),
             file: RefCell::new(file),
             map: RefCell::new(None),

@@ -28,6 +28,8 @@ pub struct State {
     pub low_position: u64,
     /// Everything before this position of the log is durable.
     pub durable: u64,
+    /// Everything before this position is on the medium; behind `durable` only if the log is mapped.
+    pub synced: u64,
     /// Position of a snapshot of marks that is durable.
     pub snapshot: u64,
     /// Which run of the kernel wrote it; 0 = not known. In the same run the page is exact, after another
@@ -55,7 +57,7 @@ impl State {
             self.low_position,
             self.durable,
             self.snapshot,
-            0,
+            self.synced,
             self.boot,
         ];
         numbers.iter().enumerate().for_each(|(i, n)| put_u64(out, 16 + 8 * i, *n));
@@ -97,9 +99,14 @@ impl State {
             low_position: u64_at(slot, 40),
             durable: u64_at(slot, 48),
             snapshot: u64_at(slot, 56),
+            synced: u64_at(slot, 64),
             boot: u64_at(slot, 72),
             ranges: (0..count).map(range).collect(),
         })
+    }
+    /// True if it speaks of events beyond the end of a log that lost some with the power.
+    pub fn is_ahead_of(&self, end_seq: u64) -> bool {
+        self.low_seq > end_seq || self.ranges.iter().any(|(_, to)| *to > end_seq)
     }
     /// The newer valid slot of a page.
     pub fn from_page(page: &[u8]) -> Option<Self> {
@@ -245,6 +252,7 @@ mod tests {
             low_seq: 10,
             low_position: 4096,
             durable: 8192,
+            synced: 8000,
             snapshot: 4096,
             boot: 77,
             ranges: vec![(12, 14), (20, 30)],

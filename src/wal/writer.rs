@@ -76,7 +76,7 @@ pub(super) struct Writer {
     snapshots: VecDeque<(u64, u64)>,
     last_snapshot: u64,
     /// Footers to write once everything before them is durable.
-    footers: VecDeque<(Rc<dyn File>, Rc<Segment>, SegmentFooter)>,
+    footers: VecDeque<Sealing>,
     small: BufferPool,
     large: BufferPool,
     /// Appends since the housekeeper last looked.
@@ -101,6 +101,14 @@ pub(super) struct Active {
     pub(super) oldest_ms: u64,
     pub(super) newest_ms: u64,
     pub(super) has_data: bool,
+}
+
+/// A segment that was left and the footer it is to get.
+pub(super) struct Sealing {
+    pub(super) file: Rc<dyn File>,
+    pub(super) map: Option<Rc<RefCell<Box<dyn MapMut>>>>,
+    pub(super) segment: Rc<Segment>,
+    pub(super) footer: SegmentFooter,
 }
 
 struct Building {
@@ -182,7 +190,7 @@ impl Writer {
     }
 
     /// The footer queued last, to be written by the caller.
-    pub(super) fn take_footer(&mut self) -> Option<(Rc<dyn File>, Rc<Segment>, SegmentFooter)> {
+    pub(super) fn take_footer(&mut self) -> Option<Sealing> {
         self.footers.pop_back()
     }
 
@@ -534,8 +542,10 @@ impl Inner {
             newest_ms: active.newest_ms,
         };
         active.segment.end.set(writer.next);
-        let entry = (active.file.clone(), active.segment.clone(), footer);
-        writer.footers.push_back(entry);
+        active.segment.end_seq.set(Some(writer.next_seq));
+        let (file, map) = (active.file.clone(), active.map.clone());
+        let sealing = Sealing { file, map, segment: active.segment.clone(), footer };
+        writer.footers.push_back(sealing);
     }
 
     /// Gives the kernel as many groups as may be in flight.
@@ -642,6 +652,7 @@ impl Inner {
         {
             let mut consumer = self.consumer.borrow_mut();
             consumer.state.durable = durable;
+            consumer.state.synced = self.synced.get();
             while writer.snapshots.front().is_some_and(|(_, end)| *end <= durable) {
                 let Some((start, end)) = writer.snapshots.pop_front() else { break };
                 consumer.state.snapshot = start;
@@ -653,9 +664,9 @@ impl Inner {
             }
             consumer.store();
         }
-        while writer.footers.front().is_some_and(|(.., footer)| footer.end <= durable) {
-            let Some((file, segment, footer)) = writer.footers.pop_front() else { break };
-            self.write_footer(file, segment, &footer);
+        while writer.footers.front().is_some_and(|s| s.footer.end <= durable) {
+            let Some(sealing) = writer.footers.pop_front() else { break };
+            self.write_footer(sealing);
         }
         // In log order, so that nobody is woken in vain.
         while writer.waiters.front().is_some_and(|(end, _)| *end <= durable) {
@@ -671,16 +682,44 @@ impl Inner {
         self.prepare_ahead(writer);
     }
 
-    fn write_footer(self: &Rc<Self>, file: Rc<dyn File>, segment: Rc<Segment>, footer: &SegmentFooter) {
-        let (inner, data) = (self.clone(), footer.encode());
-        let offset = segment.size - BLOCK_SIZE;
+    /// Writes the footer of a segment that was left: a promise that everything in it is on the medium.
+    fn write_footer(self: &Rc<Self>, sealing: Sealing) {
+        let inner = self.clone();
+        self.sealing.set(self.sealing.get() + 1);
         io::spawn(async move {
-            if let Err(error) = file.write_at(data, offset).await {
-                // The frames are durable without it; the next start reads the segment instead.
-                let channel = &inner.options.channel;
-                tracing::warn!(%channel, file = %segment.path.display(), %error, "cannot write the footer of a log file");
-            }
+            inner.seal_segment(sealing).await;
+            inner.sealing.set(inner.sealing.get() - 1);
+            inner.room.notify_waiters();
         });
+    }
+
+    pub(super) async fn seal_segment(&self, sealing: Sealing) {
+        let Sealing { file, map, segment, footer } = sealing;
+        if let Some(map) = map {
+            // One after the other in log order, so that everything before the end of this one is synced, too.
+            let Ok(_turn) = self.syncing.acquire().await else { return };
+            if self.synced.get() < footer.end {
+                let flush = map.borrow().flush(0..map.borrow().len());
+                if let Err(error) = flush.await {
+                    return self.fail(&mut self.writer.borrow_mut(), segment.path.clone(), error);
+                }
+                self.note_synced(footer.end);
+            }
+        }
+        let offset = segment.size - BLOCK_SIZE;
+        if let Err(error) = file.write_at(footer.encode(), offset).await {
+            // The frames are durable without it; the next start reads the segment instead.
+            let channel = &self.options.channel;
+            tracing::warn!(%channel, file = %segment.path.display(), %error, "cannot write the footer of a log file");
+        }
+    }
+
+    /// Everything before this position is on the medium.
+    pub(super) fn note_synced(&self, position: u64) {
+        self.synced.set(self.synced.get().max(position));
+        let mut consumer = self.consumer.borrow_mut();
+        consumer.state.synced = self.synced.get();
+        consumer.store();
     }
 
     /// Waits until everything built is durable or the log has failed.

@@ -11,7 +11,7 @@ use crate::cli::{FAILED, report};
 use crate::io::Io;
 use crate::wal::MarkTable;
 use crate::wal::frame::FrameKind;
-use crate::wal::inspect::{Frame, Step, View, Walk};
+use crate::wal::inspect::{FooterSums, Frame, Step, View, Walk};
 use crate::wal::repair;
 
 /// Options of Flume's `fcintegritytool`.
@@ -50,6 +50,8 @@ struct Findings {
     problems: Vec<String>,
     /// Events that wait and cannot be read.
     lost: u64,
+    /// Files in which nothing can be read.
+    lost_files: u64,
     /// Encrypted frames of which only the checksum was verified.
     locked: u64,
 }
@@ -66,7 +68,7 @@ pub async fn run(io: &Io, dirs: &[PathBuf], keys: &KeyArgs) -> Outcome {
             view.set_keys(&keys);
         }
         let findings = verify(io, &log, &view).await?;
-        let Findings { frames, events, problems, lost, locked } = &findings;
+        let Findings { frames, events, problems, lost, lost_files, locked } = &findings;
         let torn = match view.torn_bytes {
             0 => String::new(),
             torn => format!("; {} at the end were never acknowledged and do not count", bytes(torn)),
@@ -96,6 +98,7 @@ pub async fn run(io: &Io, dirs: &[PathBuf], keys: &KeyArgs) -> Outcome {
                 "restore the files from a copy; or set onDamage = skip in the flow; or: millrace channel salvage {shown} --to NEW_DIR"
             );
             let message = match lost {
+                0 if *lost_files > 0 => format!("{} cannot be read at all", count(*lost_files, "file")),
                 0 => {
                     format!("{}; every event that waits can be read", count(problems.len() as u64, "problem"))
                 }
@@ -109,27 +112,14 @@ pub async fn run(io: &Io, dirs: &[PathBuf], keys: &KeyArgs) -> Outcome {
 
 async fn verify(io: &Io, log: &ShardLog, view: &View) -> Result<Findings, Stopped> {
     let mut found = Findings::default();
-    for path in &view.unreadable {
-        found
-            .problems
-            .push(format!("{}: neither the header nor the first frame can be read", path.display()));
-    }
-    if view.state.is_none() && !view.segments.is_empty() {
-        found.problems.push(
-            "state: the consumer's position is missing or damaged; events that were delivered may come again"
-                .into(),
-        );
-    }
-    for segment in view.segments.iter().filter(|s| s.rebuilt) {
-        found
-            .problems
-            .push(format!("{}: the header is damaged; the frames replace it", segment.path.display()));
-    }
+    found.problems.extend(view.problems().iter().map(ToString::to_string));
     let mut progress = Progress::new(view.bytes_between(0, u64::MAX));
     let mut walk = Walk::all(view, io);
+    let mut sums = FooterSums::new(view);
     let mut expected = None;
     let mut marks = MarkTable::default();
     while let Some(step) = walk.next().await.map_err(|error| log_failed(&log.directory, error))? {
+        sums.step(&step);
         match step {
             Step::Frame(frame) => {
                 found.frames += 1;
@@ -138,7 +128,7 @@ async fn verify(io: &Io, log: &ShardLog, view: &View) -> Result<Findings, Stoppe
             }
             Step::Damage(damage) => {
                 let position = walk.position() - damage.size;
-                let delivered = walk.position() <= view.low_position;
+                let delivered = damage.size > 0 && walk.position() <= view.low_position;
                 if !delivered {
                     found.lost += damage.events.unwrap_or(0);
                 }
@@ -150,12 +140,16 @@ async fn verify(io: &Io, log: &ShardLog, view: &View) -> Result<Findings, Stoppe
         }
         progress.at(view.bytes_between(0, walk.position()));
     }
-    check_footers(view, &mut found);
+    found.problems.extend(sums.problems().iter().map(ToString::to_string));
+    found.lost_files = view.lost.len() as u64;
     Ok(found)
 }
 
 fn place(damage: &crate::wal::Damage) -> String {
     let events = damage.events.map_or("an unknown number of events".to_owned(), |n| count(n, "event"));
+    if damage.size == 0 {
+        return format!("{events} before offset {} of {} are missing", damage.offset, damage.path.display());
+    }
     format!(
         "{} cannot be read at offset {}: {} with {events}",
         damage.path.display(),
@@ -203,19 +197,5 @@ fn check_frame(
             found.lost += events as u64;
         }
         found.problems.push(format!("position {position}: {}", place(&damage)));
-    }
-}
-
-fn check_footers(view: &View, found: &mut Findings) {
-    for segment in &view.segments {
-        let Some(footer) = &segment.footer else { continue };
-        if footer.end != segment.end && !segment.rebuilt {
-            found.problems.push(format!(
-                "{}: the footer says that the frames end at {}, the next file that they end at {}",
-                segment.path.display(),
-                footer.end,
-                segment.end
-            ));
-        }
     }
 }

@@ -40,7 +40,9 @@ pub async fn run(io: &Io, args: &StatusArgs) -> Outcome {
             files: view.segments.len(),
             file_bytes: view.segments.iter().map(|s| s.header.size).sum(),
             oldest_ms,
-            unreadable: view.unreadable.len() + view.segments.iter().filter(|s| s.rebuilt).count(),
+            unreadable: view.lost.len()
+                + view.aside.len()
+                + view.segments.iter().filter(|s| s.rebuilt).count(),
             name: log.name,
             directory: log.directory,
         });

@@ -109,12 +109,13 @@ impl File for SimFile {
             if let Some(error) = handle.fault(Operation::Read) {
                 return (Err(error), buf);
             }
-            let state = handle.machine.disk.state.borrow();
+            let state = &mut *handle.machine.disk.state.borrow_mut();
             let Some(content) = state.content(handle.ino) else {
                 return (Err(io::Error::from_raw_os_error(libc::EISDIR)), buf);
             };
             let size = buf.capacity();
             content.read(size, offset, &mut buf);
+            state.stats.bytes_read += buf.len() as u64;
             (Ok(buf.len()), buf)
         })
     }
@@ -177,10 +178,11 @@ impl File for SimFile {
         }
         Ok(Box::new(SimMap { handle: self.handle.clone(), size_bytes }))
     }
-    fn prefetch(&self, _range: Range<u64>) -> LocalBoxFuture<'_, io::Result<()>> {
+    fn prefetch(&self, range: Range<u64>) -> LocalBoxFuture<'_, io::Result<()>> {
         let handle = self.handle.clone();
         self.handle.machine.submit(async move {
             handle.machine.delay().await;
+            handle.machine.disk.state.borrow_mut().stats.bytes_read += range.end.saturating_sub(range.start);
             handle.fault(Operation::Read).map_or(Ok(()), Err)
         })
     }

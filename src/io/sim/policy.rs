@@ -109,6 +109,8 @@ pub struct Stats {
     pub writes: u64,
     /// Bytes of completed writes.
     pub bytes_written: u64,
+    /// Bytes read and prefetched; what is read through a mapping without that is not seen.
+    pub bytes_read: u64,
     /// Completed syncs of content: `sync_data` and `flush`, not direct writes.
     pub syncs: u64,
     /// Completed syncs of names.

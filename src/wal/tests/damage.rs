@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::io::sim::Outcome;
+use crate::wal::inspect::{FooterSums, Problem, Step, View, Walk};
 use crate::wal::segment::BLOCK_SIZE;
 
 const TRANSACTIONS: u64 = 60;
@@ -17,12 +18,12 @@ fn segments(world: &World) -> Vec<PathBuf> {
 }
 
 /// A log over several segments that was killed, or closed and opened in between.
-fn sample(reopened: bool) -> World {
+fn sample(options: &LogOptions, reopened: bool) -> World {
     let world = world(7);
     world.run(|io| async move {
         let mut transaction = 0;
         for life in 0..=u64::from(reopened) {
-            let (log, _) = Log::open(&io, options()).await.unwrap();
+            let (log, _) = Log::open(&io, options.clone()).await.unwrap();
             let until = if reopened { (life + 1) * TRANSACTIONS / 2 } else { TRANSACTIONS };
             while transaction < until {
                 let ids = (0..EVENTS).map(|event| id(1, transaction + 1, event)).collect();
@@ -66,9 +67,9 @@ struct Read {
     skipped: u64,
 }
 
-fn read(world: &World, on_damage: OnDamage) -> Read {
+fn read(world: &World, options: &LogOptions, on_damage: OnDamage) -> Read {
     let life = world.run(|io| async move {
-        let (log, _) = match Log::open(&io, LogOptions { on_damage, ..options() }).await {
+        let (log, _) = match Log::open(&io, LogOptions { on_damage, ..options.clone() }).await {
             Ok(opened) => opened,
             Err(error) => return Read { ids: Vec::new(), error: Some(error), skipped: 0 },
         };
@@ -90,13 +91,58 @@ fn read(world: &World, on_damage: OnDamage) -> Read {
 }
 
 /// Appends one more event, which must come out of the next life as the last.
-fn append(world: &World) {
+fn append(world: &World, options: &LogOptions) {
     world.run(|io| async move {
-        let (log, _) = Log::open(&io, LogOptions { on_damage: OnDamage::Skip, ..options() }).await.unwrap();
+        let (log, _) =
+            Log::open(&io, LogOptions { on_damage: OnDamage::Skip, ..options.clone() }).await.unwrap();
         let record = Numbers { ids: vec![id(9, 1, 0)], filler: 0 };
         log.append(&[record], &[]).await.unwrap().await.unwrap();
         log.close().await;
     });
+}
+
+/// What `channel fsck` finds, which changes nothing.
+struct Verdict {
+    problems: Vec<Problem>,
+    /// What waits and cannot be read, in order; without places at which no event is lost.
+    holes: Vec<Damage>,
+}
+
+impl Verdict {
+    /// Where an agent must stop: at once, or when its takes get there.
+    fn stops_at(&self) -> Option<&Damage> {
+        let lost = self.problems.iter().find_map(|problem| match problem {
+            Problem::Lost(damage) => Some(damage),
+            _ => None,
+        });
+        lost.or(self.holes.first())
+    }
+}
+
+fn inspect(world: &World, options: &LogOptions) -> Verdict {
+    let before: Vec<_> = world.disk.files().iter().map(|f| world.disk.read(f)).collect();
+    let life = world.run(|io| async move {
+        let mut view = View::open(&io, Path::new(DIRECTORY)).await.unwrap();
+        view.set_keys(&options.keys);
+        let (mut sums, mut walk) = (FooterSums::new(&view), Walk::all(&view, &io));
+        let mut holes = Vec::new();
+        while let Some(step) = walk.next().await.unwrap() {
+            sums.step(&step);
+            if let Step::Damage(damage) = step
+                && (damage.size == 0 || walk.position() > view.low_position)
+                && damage.events != Some(0)
+            {
+                holes.push(damage);
+            }
+        }
+        let mut problems = view.problems();
+        problems.extend(sums.problems());
+        Verdict { problems, holes }
+    });
+    let after: Vec<_> = world.disk.files().iter().map(|f| world.disk.read(f)).collect();
+    assert!(before == after, "looking changed a file");
+    let Outcome::Finished(verdict) = life else { unreachable!("nobody stops this life") };
+    verdict
 }
 
 type Damaging = fn(&World, &[PathBuf]);
@@ -227,10 +273,11 @@ fn nothing_is_lost_in_silence() {
     let all: Vec<u64> =
         (1..=TRANSACTIONS).flat_map(|t| (0..EVENTS).map(move |event| id(1, t, event))).collect();
     for (name, lost_max, damage) in TABLE {
-        for case in 0..4 {
+        for case in 0..5 {
             let (reopened, same_boot) = (case & 1 != 0, case & 2 != 0);
-            let name = format!("{name}, reopened {reopened}, same boot {same_boot}");
-            let world = sample(reopened);
+            let options = if case == 4 { encrypted() } else { options() };
+            let name = format!("{name}, reopened {reopened}, same boot {same_boot}, encrypted {}", case == 4);
+            let world = sample(&options, reopened);
             if !same_boot {
                 reboot(&world);
             }
@@ -238,23 +285,31 @@ fn nothing_is_lost_in_silence() {
             assert!(files.len() >= 4, "{files:?}");
             damage(&world, &files);
 
-            // Without permission to lose anything: all of it, or a report.
-            let stopped = read(&world, OnDamage::Stop);
+            // Without permission to lose anything: all of it, or a report, and the very one that fsck gives.
+            let verdict = inspect(&world, &options);
+            let stopped = read(&world, &options, OnDamage::Stop);
             check_order(&name, &all, &stopped.ids);
             let missing = all.len() - EVENTS as usize - stopped.ids.len().min(all.len() - EVENTS as usize);
             match &stopped.error {
-                None => assert_eq!(missing, 0, "{name}: lost in silence"),
+                None => {
+                    assert_eq!(missing, 0, "{name}: lost in silence");
+                    assert_eq!(verdict.stops_at(), None, "{name}: fsck reports what an agent reads");
+                }
                 Some(WalError::Damaged(damage)) => {
                     assert_ne!(*lost_max, Some(0), "{name}: {damage}");
                     let text = damage.to_string();
                     assert!(text.contains(".seg") && text.contains("onDamage = skip"), "{name}: {text}");
+                    assert_eq!(verdict.stops_at(), Some(damage), "{name}: fsck and agent disagree");
                 }
                 Some(error) => panic!("{name}: {error}"),
             }
+            if name.starts_with("nothing") {
+                assert_eq!(verdict.problems, []);
+            }
 
             // With it: everything but what was hit, and that is counted.
-            append(&world);
-            let skipped = read(&world, OnDamage::Skip);
+            append(&world, &options);
+            let skipped = read(&world, &options, OnDamage::Skip);
             assert!(skipped.error.is_none(), "{name}: {:?}", skipped.error);
             assert_eq!(skipped.ids.last(), Some(&id(9, 1, 0)), "{name}");
             let ids = &skipped.ids[..skipped.ids.len() - 1];
@@ -264,7 +319,45 @@ fn nothing_is_lost_in_silence() {
             let most = lost_max.map_or(segment_max, |transactions| transactions * EVENTS);
             assert!(missing <= most, "{name}: {missing} events are missing");
             assert_eq!(skipped.skipped, missing, "{name}: counted as skipped");
+            if verdict.holes.iter().all(|d| d.events.is_some()) {
+                let told: u64 = verdict.holes.iter().filter_map(|d| d.events).sum();
+                assert_eq!(told, missing, "{name}: events lost by fsck's count");
+            }
         }
+    }
+}
+
+/// Footers are held against the frames, number by number.
+#[test]
+fn a_wrong_footer_is_found() {
+    let world = sample(&options(), true);
+    let file = segments(&world).remove(0);
+    let sound = inspect(&world, &options());
+    assert_eq!(sound.problems, []);
+    for (field, what) in [
+        (32, "frames end"),
+        (40, "events end"),
+        (48, "bytes of records"),
+        (56, "snapshot"),
+        (64, "first frame"),
+        (72, "last frame"),
+    ] {
+        let change = |by: u8| {
+            assert!(world.disk.damage(&file, |bytes| {
+                let at = bytes.len() - BLOCK_SIZE as usize;
+                let footer = &mut bytes[at..at + 256];
+                footer[field] = footer[field].wrapping_add(by);
+                footer[8..12].fill(0);
+                let sum = crc32fast::hash(footer);
+                footer[8..12].copy_from_slice(&sum.to_le_bytes());
+            }));
+        };
+        change(8);
+        let problems = inspect(&world, &options()).problems;
+        let found = problems.iter().find(|p| matches!(p, Problem::FooterSum(path, ..) if *path == file));
+        let found = found.unwrap_or_else(|| panic!("{what}: {problems:?}"));
+        assert!(found.to_string().contains(what), "{what}: {found}");
+        change(0_u8.wrapping_sub(8));
     }
 }
 

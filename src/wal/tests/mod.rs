@@ -14,6 +14,7 @@ use crate::io::sim::{StopKind, World};
 use crate::io::{self as seam, OpenOptions};
 
 mod damage;
+mod opening;
 mod power;
 
 pub(super) const DIRECTORY: &str = "/data/shard-0";
@@ -67,6 +68,12 @@ pub(super) fn options() -> LogOptions {
         take_only: false,
         keys: Arc::default(),
     }
+}
+
+/// The same, encrypted.
+pub(super) fn encrypted() -> LogOptions {
+    let key = cipher::Key::new("k0", vec![7; 32]).unwrap();
+    LogOptions { keys: Arc::new(Keys(vec![key])), ..options() }
 }
 
 /// Dice for workloads.
