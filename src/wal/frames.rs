@@ -82,6 +82,10 @@ impl Frames {
         Ok(Self { window: Window::new(file, path.clone()), base: segment.base, log_id, limit })
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &dyn File {
+        &*self.window.file
+    }
     /// Offset in the file of a log position.
     pub(super) fn offset(&self, position: u64) -> u64 {
         position - self.base

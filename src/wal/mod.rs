@@ -31,11 +31,13 @@ pub mod segment;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 pub use marks::{Mark, MarkTable};
 pub use reader::Entry;
 pub use recovery::{LOCK_FILE, STATE_FILE};
+pub use verify::{Checked, Verification};
 pub use writer::Commit;
 
 use cipher::{CipherFault, Keys, LogCipher};

@@ -226,6 +226,35 @@ fn deliveries_make_room_on_a_full_disk() {
     });
 }
 
+/// Damage that no sink has reached is counted soon after the start, and what is still to be checked as well.
+#[test]
+fn what_waited_is_verified_in_the_background() {
+    on_sim(3, |io, disk| async move {
+        let directory = Path::new("/flume");
+        let channel = open(&io, directory, "maxFileSize = 1048576").await;
+        for i in 0..60 {
+            put(&channel, event(i, 50_000)).await.unwrap();
+        }
+        assert_eq!(count(&channel, "UnverifiedBytes"), 0, "what this process wrote is verified");
+        crash(&io, channel).await;
+        let file = directory.join("data/shard-0/0000000002.seg");
+        assert!(disk.damage(&file, |bytes| {
+            let at = bytes.windows(8).position(|w| w == b"00000030").unwrap();
+            bytes[at + 100] ^= 1;
+        }));
+        let channel = open(&io, directory, "maxFileSize = 1048576").await;
+        assert!(count(&channel, "UnverifiedBytes") > 60 * 50_000);
+        testing::expect(&io, || count(&channel, "UnverifiedBytes") == 0).await;
+        assert_eq!(count(&channel, "DamagedPlaceCount"), 1);
+        assert_eq!(take(&channel, 30).await, (0..30).collect::<Vec<_>>());
+        // Stopped in the middle: nothing is left to count, nothing holds the directory.
+        crash(&io, channel).await;
+        let channel = open(&io, directory, "maxFileSize = 1048576").await;
+        channel.close().await;
+        crash(&io, channel).await;
+    });
+}
+
 /// A small ext4 file system in a file. Unmounted and removed when dropped.
 struct Image {
     mount: PathBuf,

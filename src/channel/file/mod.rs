@@ -29,6 +29,7 @@ pub mod payload;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod verify;
 
 pub use transaction::FileChannel;
 
@@ -194,6 +195,8 @@ pub struct FileConfig {
     /// Set once the disks were looked at, before a shard creates anything.
     space_checked: tokio::sync::OnceCell<()>,
     open_shards: AtomicUsize,
+    /// Held by the shard whose logs are being verified.
+    verifying: tokio::sync::Semaphore,
 }
 
 /// Reads the settings of a file channel.
@@ -258,6 +261,7 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         marks: Mutex::default(),
         space_checked: tokio::sync::OnceCell::new(),
         open_shards: AtomicUsize::new(0),
+        verifying: tokio::sync::Semaphore::new(1),
     })
 }
 

@@ -176,6 +176,8 @@ impl FileChannel {
             log.count_state_errors(state_errors.clone());
         }
         config.open_shards.fetch_add(1, Ordering::Relaxed);
+        let verifications = logs.iter().flatten().map(Log::verification).collect();
+        super::verify::start(io, &config, name, cx.shard.index, extras, verifications);
         let channel = Inner {
             config,
             name: cx.name,
