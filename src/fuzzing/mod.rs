@@ -39,6 +39,8 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("syslog", syslog),
     ("java_regex", java_regex),
     ("date_pattern", date_pattern),
+    ("flow", flow),
+    ("escape", escape),
 ];
 
 /// Headers of events as a file channel stores them.
@@ -183,6 +185,39 @@ pub fn date_pattern(data: &[u8]) {
             let _ = pattern.parse(date, &jiff::tz::TimeZone::UTC, 2026);
         }
     }
+}
+
+/// A flow as an operator writes it: the text, its substitutions, every component's settings, all checks.
+pub fn flow(data: &[u8]) {
+    use crate::config::model::AgentConfig;
+    let Ok(entries) = crate::config::properties::parse("flow.properties", data) else { return };
+    let mut diagnostics = Vec::new();
+    if let Some(config) = AgentConfig::read("a1", &entries, &mut diagnostics) {
+        crate::agent::compile::compile(&config, &mut diagnostics);
+    }
+    for diagnostic in diagnostics {
+        assert!(!diagnostic.to_string().is_empty());
+    }
+}
+
+/// A path with escape sequences and the value of a header, with a line feed between them, at the time that
+/// the first eight bytes say.
+pub fn escape(data: &[u8]) {
+    use crate::codec::escape::{Machine, Resolver, Template, Times};
+    use crate::event::{BatchBuilder, Separator};
+    let Some((millis, text)) = data.split_first_chunk::<8>() else { return };
+    let text = String::from_utf8_lossy(text);
+    let (path, value) = text.split_once('\n').unwrap_or((&text, ""));
+    let Ok(path) = Template::new(path) else { return };
+    let Ok(prefix) = Template::new("%S-%{h}") else { return };
+    let mut batch = BatchBuilder::new(Separator::None);
+    batch.push(b"");
+    batch.header("timestamp", &i64::from_le_bytes(*millis).to_string());
+    batch.header("h", value);
+    let times = Times { zone: jiff::tz::TimeZone::UTC, rounding: None, use_clock: false };
+    let now = std::time::Duration::from_millis(u64::from_le_bytes(*millis));
+    let mut resolver = Resolver::new(path, prefix, times, Machine::default());
+    let _ = resolver.resolve(&batch.finish(), 0, now);
 }
 
 /// Flume's own file channel: a log and, behind its first bytes, metadata and a checkpoint.
