@@ -193,18 +193,22 @@ impl DatePattern {
                 fields.offset = Some(offset);
                 Some(rest)
             }
+            'S' if self.dialect == Dialect::Joda => {
+                let written = digits(text, digits_max.unwrap_or(9));
+                let (fraction, rest) = text.split_at_checked(written).filter(|_| written > 0)?;
+                // A fraction of any length, of which milliseconds count.
+                let three = fraction.bytes().chain([b'0'; 3]).take(3);
+                fields.milliseconds = three.fold(0, |millis, digit| millis * 10 + i64::from(digit - b'0'));
+                Some(rest)
+            }
             'S' => {
                 let (value, rest) = number(9)?;
-                let written = (text.len() - rest.len()) as u32;
-                fields.milliseconds = match self.dialect {
-                    Dialect::SimpleDateFormat => value,
-                    Dialect::Joda => value * 1000 / 10i64.pow(written),
-                };
+                fields.milliseconds = value;
                 Some(rest)
             }
             'D' => {
                 let (value, rest) = number(3)?;
-                fields.day_of_year = Some(value as i16);
+                fields.day_of_year = Some(i16::try_from(value).ok()?);
                 Some(rest)
             }
             _ => {
@@ -244,12 +248,17 @@ impl DatePattern {
             Some(offset) => offset.to_timestamp(local)?,
             None => zone.to_ambiguous_timestamp(local).compatible()?,
         };
-        Ok(instant.as_millisecond() + fields.milliseconds)
+        Ok(instant.as_millisecond().saturating_add(fields.milliseconds))
     }
 }
 
+/// Digits a text begins with, and at most so many.
+fn digits(text: &str, most: usize) -> usize {
+    text.bytes().take(most).take_while(u8::is_ascii_digit).count()
+}
+
 fn number(text: &str, digits_max: usize) -> Option<(i64, &str)> {
-    let digits = text.bytes().take(digits_max).take_while(u8::is_ascii_digit).count();
+    let digits = digits(text, digits_max);
     let value = text.get(..digits)?.parse().ok()?;
     Some((value, &text[digits..]))
 }
@@ -379,6 +388,7 @@ mod tests {
             ("dd/MMM/yyyy:HH:mm:ss Z", Joda, "18/Oct/2012:18:47:57 +0000", 1_350_586_077_000),
             ("EEE, dd MMMM yy hh:mm:ss a", Joda, "Thu, 18 October 12 06:47:57 PM", 1_350_586_077_000),
             ("yyyyMMddHHmmss", Joda, "20121018184757", 1_350_586_077_000),
+            ("yyyy.SSSSSSSSSSSSSSSSSSSSSSSSyy", Joda, "1970.01234567890123456789012370", 12),
             ("yyyyMMddHHmmssSSS", Joda, "20121018184757614", 1_350_586_077_614),
             ("yyyy D", Joda, "2012 292", 1_350_518_400_000),
             ("h 'o''clock' a", Joda, "12 o'clock AM", 0),
