@@ -1,20 +1,22 @@
-//! Appending to the write-ahead log, every commit durable, beside a bare loop of `O_DIRECT|O_DSYNC` writes.
+//! Appending to the write-ahead log, for each engine and durability class, beside bare loops of
+//! `O_DIRECT|O_DSYNC` writes in the same run.
 //!
-//! `one` appends a transaction and waits for its commit: a commit's latency. `eight` does so from eight tasks
-//! at once: group commit. `deep` keeps 64 commits open: what the disk can do. A consumer acknowledges what
-//! arrives, so that log files are recycled as in an agent. `bare` is the limit: the same bytes in one write
-//! each, four in flight for `deep`.
+//! A transaction is 100 lines of 200 bytes. `1` and `8` writers append one each and wait for its commit: the
+//! latency of a commit, alone and in groups. `64` keeps 64 commits open: full load. A consumer acknowledges
+//! what arrives, so that segments are recycled as in an agent. The bare loops are the limits: the same bytes in
+//! one write each, one at a time; and 256 KiB a write, four in flight, which fills the disk.
 //!
 //! ```text
-//! cargo bench --bench wal_append            BENCH_DIR=/some/disk to choose the disk
+//! scripts/bench hot          BENCH_SECONDS=5 BENCH_ROUNDS=1 BENCH_DIR=/some/disk BENCH_ENGINE=uring
 //! ```
+//!
+//! Ratios hold from machine to machine, figures do not.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use millrace::io::buffer::PooledBuf;
 use millrace::io::{EngineKind, Io, OpenOptions, probe, run_local, spawn};
 use millrace::wal::{Durability, Log, LogOptions, OnDamage, Record};
@@ -23,6 +25,8 @@ use millrace::wal::{Durability, Log, LogOptions, OnDamage, Record};
 const LINES: usize = 100;
 const LINE: usize = 200;
 const SIZE: usize = LINES * LINE;
+/// Size of a write that fills the disk.
+const LARGE: usize = 256 << 10;
 
 struct Lines;
 
@@ -55,18 +59,57 @@ fn options(directory: &Path, durability: Durability) -> LogOptions {
     }
 }
 
-/// Appends `count` transactions from so many tasks; the time from the first to the last commit.
-async fn append(log: &Log, tasks: usize, count: u64) -> Duration {
-    let left = Rc::new(Cell::new(count));
+/// Times of single operations, in nanoseconds.
+type Times = Rc<RefCell<Vec<u64>>>;
+
+/// What one run showed.
+struct Figures {
+    bytes: f64,
+    seconds: f64,
+    /// Microseconds.
+    percentiles: [f64; 3],
+    written: f64,
+    cpu_seconds: f64,
+}
+
+impl Figures {
+    fn rate(&self) -> f64 {
+        self.bytes / self.seconds
+    }
+}
+
+/// Bytes this process has had written, and the seconds of CPU it has used.
+fn usage() -> (f64, f64) {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let io = read("io");
+    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
+    let stat = read("stat");
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+    (written.unwrap_or(0.0), ticks / 100.0)
+}
+
+/// Runs so many writers for a time; each operation is timed and moves `size` bytes.
+async fn measure<F: Future<Output = ()>>(
+    writers: usize,
+    time: Duration,
+    size: usize,
+    operation: impl Fn() -> F + Clone + 'static,
+) -> Figures
+where
+    F: 'static,
+{
+    let times: Times = Rc::default();
+    let (written, cpu) = usage();
     let start = Instant::now();
-    let tasks: Vec<_> = (0..tasks)
+    let tasks: Vec<_> = (0..writers)
         .map(|_| {
-            let (log, left) = (log.clone(), left.clone());
+            let (operation, times) = (operation.clone(), times.clone());
             spawn(async move {
-                while left.get() > 0 {
-                    left.set(left.get() - 1);
-                    let commit = log.append(&[Lines], &[]).await.expect("append");
-                    commit.await.expect("commit");
+                while start.elapsed() < time {
+                    let began = Instant::now();
+                    operation().await;
+                    times.borrow_mut().push(began.elapsed().as_nanos() as u64);
                 }
             })
         })
@@ -74,7 +117,21 @@ async fn append(log: &Log, tasks: usize, count: u64) -> Duration {
     for task in tasks {
         task.await.expect("no panic");
     }
-    start.elapsed()
+    let seconds = start.elapsed().as_secs_f64();
+    let after = usage();
+    let mut times = times.take();
+    times.sort_unstable();
+    let at = |share: f64| {
+        let index = (times.len() as f64 * share) as usize;
+        times.get(index.min(times.len() - 1)).map_or(0.0, |nanos| *nanos as f64 / 1e3)
+    };
+    Figures {
+        bytes: (times.len() * size) as f64,
+        seconds,
+        percentiles: [at(0.5), at(0.99), at(0.999)],
+        written: after.0 - written,
+        cpu_seconds: after.1 - cpu,
+    }
 }
 
 /// Acknowledges everything as it comes.
@@ -93,25 +150,40 @@ async fn consume(log: Log) {
     }
 }
 
-fn log(kind: EngineKind, directory: &Path, durability: Durability, tasks: usize, count: u64) -> Duration {
+fn log(
+    kind: EngineKind,
+    directory: &Path,
+    durability: Durability,
+    writers: usize,
+    time: Duration,
+) -> Figures {
     let run = async |io: Io| {
         let (log, _) = Log::open(&io, options(directory, durability)).await.expect("open");
         let consumer = spawn(consume(log.clone()));
-        // Log files grow to their size under load before anything is measured.
-        append(&log, tasks, 2_000).await;
-        let took = append(&log, tasks, count).await;
+        let append = {
+            let log = log.clone();
+            move || {
+                let log = log.clone();
+                async move {
+                    log.append(&[Lines], &[]).await.expect("append").await.expect("commit");
+                }
+            }
+        };
+        // Segments grow to their size under load before anything is measured.
+        measure(writers, time / 2, SIZE, append.clone()).await;
+        let figures = measure(writers, time, SIZE, append).await;
         consumer.abort();
         log.close().await;
-        took
+        figures
     };
     run_local(kind, run).expect("engine")
 }
 
-/// Writes the same bytes, rounded up to blocks, one behind the other into a file that was written before.
-fn bare(kind: EngineKind, directory: &Path, in_flight: usize, count: u64) -> Duration {
-    const FILE_SIZE: u64 = 64 << 20;
+/// Writes one behind the other into a file that was written before.
+fn bare(kind: EngineKind, directory: &Path, size: usize, in_flight: usize, time: Duration) -> Figures {
+    const FILE_SIZE: u64 = 256 << 20;
     let run = async |io: Io| {
-        let size = SIZE.next_multiple_of(4096) as u64;
+        let size = size.next_multiple_of(4096) as u64;
         let file = io.open(&directory.join("bare"), OpenOptions::DIRECT).await.expect("open");
         let zeros = PooledBuf::unpooled(1 << 20).freeze();
         for at in 0..FILE_SIZE >> 20 {
@@ -119,55 +191,75 @@ fn bare(kind: EngineKind, directory: &Path, in_flight: usize, count: u64) -> Dur
         }
         let data = PooledBuf::unpooled(size as usize).freeze();
         let next = Rc::new(Cell::new(0));
-        let start = Instant::now();
-        let tasks: Vec<_> = (0..in_flight)
-            .map(|_| {
-                let (file, data, next) = (file.clone(), data.clone(), next.clone());
-                spawn(async move {
-                    while next.get() < count {
-                        let at = next.replace(next.get() + 1) * size % (FILE_SIZE - size);
-                        file.write_at(data.clone(), at / 4096 * 4096).await.expect("write");
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        start.elapsed()
+        let write = move || {
+            let (file, data, next) = (file.clone(), data.clone(), next.clone());
+            async move {
+                let at = next.replace(next.get() + 1) * size % (FILE_SIZE - size) / 4096 * 4096;
+                file.write_at(data, at).await.expect("write");
+            }
+        };
+        measure(in_flight, time, size as usize, write).await
     };
     run_local(kind, run).expect("engine")
 }
 
-fn benches(c: &mut Criterion) {
-    let base = std::env::var_os("BENCH_DIR").map_or_else(
-        || PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())),
-        PathBuf::from,
+fn show(what: &str, figures: &Figures, limit: f64, alone: f64) {
+    let [p50, p99, p999] = figures.percentiles;
+    println!(
+        "  {what:<28} {:5.2} GB/s {:6.0} k events/s  {:3.0} %   p50 {p50:6.0}  p99 {p99:6.0} ({:4.1} x)  p99.9 {p999:6.0} us   {:5.3} written/byte  {:5.2} CPU-s/GB",
+        figures.rate() / 1e9,
+        figures.bytes / LINE as f64 / figures.seconds / 1e3,
+        100.0 * figures.rate() / limit,
+        p99 / alone,
+        figures.written / figures.bytes,
+        figures.cpu_seconds / (figures.bytes / 1e9),
     );
-    let directory = tempfile::tempdir_in(base).expect("a directory to write to");
-    let path = directory.path();
-    let mut group = c.benchmark_group("wal_append");
-    group.sample_size(10).throughput(Throughput::Bytes(SIZE as u64));
-    let mut kinds = vec![EngineKind::Portable];
-    if probe::io_uring().is_ok() {
-        kinds.insert(0, EngineKind::Uring);
-    }
-    for kind in kinds {
-        for (name, tasks) in [("one", 1), ("eight", 8), ("deep", 64)] {
-            let id = BenchmarkId::new(format!("commit/{name}"), kind);
-            group.bench_function(id, |b| {
-                b.iter_custom(|count| log(kind, path, Durability::Commit, tasks, count));
-            });
-        }
-        let id = BenchmarkId::new("os/eight", kind);
-        group.bench_function(id, |b| b.iter_custom(|count| log(kind, path, Durability::Os, 8, count)));
-        for (name, in_flight) in [("one", 1), ("deep", 4)] {
-            let id = BenchmarkId::new(format!("bare/{name}"), kind);
-            group.bench_function(id, |b| b.iter_custom(|count| bare(kind, path, in_flight, count)));
-        }
-    }
-    group.finish();
 }
 
-criterion_group!(wal, benches);
-criterion_main!(wal);
+fn main() {
+    // `cargo bench -- --test` only checks that it runs.
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let number = |name: &str, default: f64| {
+        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    };
+    let time = Duration::from_secs_f64(if quick { 0.1 } else { number("BENCH_SECONDS", 5.0) });
+    let rounds = if quick { 1 } else { number("BENCH_ROUNDS", 1.0) as u32 };
+    let base = std::env::var_os("BENCH_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let directory = tempfile::tempdir_in(base).expect("a directory to write to");
+    let path = directory.path();
+    let wanted = std::env::var("BENCH_ENGINE").unwrap_or_default();
+    let engines = [EngineKind::Uring, EngineKind::Portable, EngineKind::Glommio];
+    // An engine that this machine or this build has not got is not measured, and not passed over in silence.
+    let engines = engines.into_iter().filter(|kind| kind.to_string().contains(&wanted)).filter(|kind| {
+        let (chosen, why) = probe::choose(Some(*kind));
+        if let Some(why) = why {
+            println!("{kind}: {why}");
+        }
+        chosen == *kind
+    });
+    let engines: Vec<EngineKind> = engines.collect();
+
+    println!(
+        "transactions of {LINES} lines of {LINE} bytes, {} s a run; % of the full bare loop, p99 in times that of one bare write",
+        time.as_secs_f64()
+    );
+    for round in 1..=rounds {
+        for kind in &engines {
+            println!("\nround {round}, engine {kind}");
+            let alone = bare(*kind, path, SIZE, 1, time);
+            let full = bare(*kind, path, LARGE, 4, time);
+            let (limit, p99) = (full.rate(), alone.percentiles[1]);
+            show("limit: 20 KiB, 1 in flight", &alone, limit, p99);
+            show("limit: 256 KiB, 4 in flight", &full, limit, p99);
+            for durability in
+                [Durability::Commit, Durability::Interval(Duration::from_secs(1)), Durability::Os]
+            {
+                for writers in [1, 8, 64] {
+                    let figures = log(*kind, path, durability, writers, time);
+                    show(&format!("{durability}, {writers} writers"), &figures, limit, p99);
+                }
+            }
+        }
+    }
+}
