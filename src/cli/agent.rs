@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::origin::{self, Origin, Text};
 use super::{BAD_CONFIG, FAILED, load, log, reload, report};
 use crate::agent::{self, AgentError, Options, compile::compile};
-use crate::io::EngineKind;
+use crate::config::Diagnostic;
+use crate::io::{EngineKind, probe};
 
 /// Shown below the options.
 pub const HELP: &str = "\
@@ -54,8 +55,12 @@ pub struct AgentArgs {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Engine {
+    /// Files through io_uring (tokio-uring); the default
     Uring,
+    /// Files by helper threads, where io_uring is forbidden
     Portable,
+    /// Files through a storage executor per shard (glommio); in builds with `--features glommio`
+    Glommio,
 }
 
 /// Runs an agent to its end.
@@ -63,9 +68,15 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
     if args.dry_run {
         return load::check(&args.flow, properties);
     }
+    if matches!(args.engine, Some(Engine::Glommio)) && !probe::has(EngineKind::Glommio) {
+        let complaint = Diagnostic::error("--engine", "this program was built without glommio");
+        let hint = "build it in: cargo build --release --features glommio; or leave --engine out";
+        report::diagnostics(&[complaint.value("glommio").hint(hint)]);
+        return ExitCode::from(BAD_CONFIG);
+    }
     let flow = args.flow.flow(properties);
     if let Err(problem) = log::start(&flow.system) {
-        report::diagnostics(&[crate::config::Diagnostic::error("log", problem)]);
+        report::diagnostics(&[Diagnostic::error("log", problem)]);
         return ExitCode::from(FAILED);
     }
     for (option, given) in
@@ -110,6 +121,7 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
         engine: args.engine.map(|e| match e {
             Engine::Uring => EngineKind::Uring,
             Engine::Portable => EngineKind::Portable,
+            Engine::Glommio => EngineKind::Glommio,
         }),
         shards: args.shards.map(usize::from),
         stop_timeout: Duration::from_secs(args.stop_timeout),

@@ -22,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod buffer;
 mod claim;
+#[cfg(feature = "glommio")]
+mod dma;
 mod kernel;
 pub mod machine;
 mod mmap;
@@ -56,6 +58,9 @@ pub enum EngineKind {
     Uring,
     /// Threads, pwrite and fdatasync.
     Portable,
+    /// glommio: files through a storage executor per shard, sockets through tokio. Only in builds with the
+    /// feature `glommio`.
+    Glommio,
     /// Simulated disk, network and clock.
     Sim,
 }
@@ -65,6 +70,7 @@ impl fmt::Display for EngineKind {
         f.write_str(match self {
             Self::Uring => "uring",
             Self::Portable => "portable",
+            Self::Glommio => "glommio",
             Self::Sim => "sim",
         })
     }

@@ -149,6 +149,14 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?.sync_all()
 }
 
+/// `fallocate(2)`, or zeros where the file system has not got it.
+pub(super) fn allocate(file: &std::fs::File, size_bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size_bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => allocate_by_writing(file, size_bytes),
+        result => Ok(result?),
+    }
+}
+
 /// Reserves room by writing zeros, where the file system has no `fallocate`. Holes below the present end
 /// stay holes.
 pub(super) fn allocate_by_writing(file: &std::fs::File, size_bytes: u64) -> io::Result<()> {

@@ -90,12 +90,7 @@ impl Handles {
     }
 
     fn allocate(&self, size_bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.plain, rustix::fs::FallocateFlags::empty(), 0, size_bytes) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                path::allocate_by_writing(&self.plain, size_bytes)
-            }
-            result => Ok(result?),
-        }
+        path::allocate(&self.plain, size_bytes)
     }
 }
 

@@ -62,15 +62,53 @@ impl fmt::Display for Refusal {
 
 /// The engine to use, and one line saying why it is not io_uring if the kernel is the reason.
 ///
-/// Without a wish, or with the wish for io_uring, that is `uring` where the kernel lets us.
+/// Without a wish, or with the wish for io_uring, that is `uring` where the kernel lets us; so it is with
+/// glommio, which needs io_uring as well.
 pub fn choose(requested: Option<EngineKind>) -> (EngineKind, Option<String>) {
     match requested {
         None | Some(EngineKind::Uring) => match io_uring() {
             Ok(()) => (EngineKind::Uring, None),
             Err(refusal) => (EngineKind::Portable, Some(refusal.to_string())),
         },
+        Some(EngineKind::Glommio) => match glommio() {
+            Ok(()) => (EngineKind::Glommio, None),
+            Err(refusal) => (EngineKind::Portable, Some(refusal.to_string())),
+        },
         Some(other) => (other, None),
     }
+}
+
+/// True if this program was built with an engine.
+pub fn has(kind: EngineKind) -> bool {
+    kind != EngineKind::Glommio || cfg!(feature = "glommio")
+}
+
+/// Tries glommio, once per process.
+#[cfg(feature = "glommio")]
+fn glommio() -> Result<(), Refusal> {
+    static RESULT: OnceLock<Result<(), Refusal>> = OnceLock::new();
+    let attempt = || {
+        let tried = std::thread::spawn(|| super::run_local(EngineKind::Glommio, |_| async {})).join();
+        let failed = || io::Error::other("glommio failed");
+        tried.unwrap_or_else(|_panic| Err(failed())).map_err(|error| {
+            let facts = facts();
+            match facts.memlock_bytes {
+                // glommio's own minimum, whatever the kernel counts.
+                Some(bytes) if bytes < 512 << 10 => {
+                    explain(&io::Error::from_raw_os_error(libc::ENOMEM), &facts)
+                }
+                _ => explain(&error, &facts),
+            }
+        })
+    };
+    RESULT.get_or_init(attempt).clone()
+}
+#[cfg(not(feature = "glommio"))]
+fn glommio() -> Result<(), Refusal> {
+    Err(Refusal {
+        why: "this program was built without glommio".to_owned(),
+        fix: "cargo build --release --features glommio".to_owned(),
+    })
 }
 
 /// Tries io_uring, once per process.
@@ -186,13 +224,16 @@ pub fn report(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "seccomp filter            {}", if facts.seccomp_filter { "yes" } else { "no" })?;
     let limit = facts.memlock_bytes.map_or("unlimited".to_owned(), |b| format!("{} KiB", b / 1024));
     writeln!(out, "RLIMIT_MEMLOCK            {limit}")?;
-    match io_uring() {
-        Ok(()) => writeln!(out, "io_uring                  works"),
-        Err(refusal) => {
-            writeln!(out, "io_uring                  no: {}", refusal.why)?;
-            writeln!(out, "                          to change that: {}", refusal.fix)
+    for (name, verdict) in [("io_uring", io_uring()), ("glommio", glommio())] {
+        match verdict {
+            Ok(()) => writeln!(out, "{name:<26}works")?,
+            Err(refusal) => {
+                writeln!(out, "{name:<26}no: {}", refusal.why)?;
+                writeln!(out, "{:<26}to change that: {}", "", refusal.fix)?;
+            }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

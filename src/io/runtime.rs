@@ -14,7 +14,7 @@ use super::uring::{self, Ring};
 use super::{EngineKind, Io};
 use std::rc::Rc;
 
-/// Helper threads of one shard's portable engine: more than the 4 log writes in flight and the reads
+/// Helper threads of one shard's portable or glommio engine: more than the 4 log writes in flight and the reads
 /// beside them, few enough that all shards of a large host stay in the hundreds.
 const HELPER_THREADS_MAX: usize = 16;
 
@@ -23,7 +23,7 @@ const HELPER_THREADS_MAX: usize = 16;
 ///
 /// # Errors
 /// What the kernel says if the engine cannot be had.
-/// `Unsupported` for [`EngineKind::Sim`], which belongs to a harness.
+/// `Unsupported` for [`EngineKind::Sim`], which belongs to a harness, and for an engine that is not built in.
 pub fn run_local<T, F>(kind: EngineKind, main: impl FnOnce(Io) -> F) -> io::Result<T>
 where
     F: Future<Output = T>,
@@ -40,6 +40,15 @@ where
                 .build()?;
             let tasks = LocalSet::new();
             Ok(tasks.block_on(&runtime, async { main(Io::new(Rc::new(Kernel::<Threads>::new()))).await }))
+        }
+        #[cfg(feature = "glommio")]
+        EngineKind::Glommio => {
+            let runtime = super::dma::runtime(HELPER_THREADS_MAX)?;
+            Ok(runtime.block_on(async { main(Io::new(Rc::new(Kernel::<super::dma::Dma>::new()))).await }))
+        }
+        #[cfg(not(feature = "glommio"))]
+        EngineKind::Glommio => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "this program was built without glommio"))
         }
         EngineKind::Sim => {
             Err(io::Error::new(io::ErrorKind::Unsupported, "the simulated engine is started by its harness"))

@@ -59,6 +59,11 @@ macro_rules! suite {
             $(#[test] fn $name() { super::on_kernel(super::EngineKind::Uring, super::$name); })*
             $(#[test] fn $kernel() { super::on_kernel(super::EngineKind::Uring, super::$kernel); })*
         }
+        #[cfg(feature = "glommio")]
+        mod glommio {
+            $(#[test] fn $name() { super::on_kernel(super::EngineKind::Glommio, super::$name); })*
+            $(#[test] fn $kernel() { super::on_kernel(super::EngineKind::Glommio, super::$kernel); })*
+        }
         mod sim {
             $(#[test] fn $name() { super::on_sim(super::$name); })*
         }

@@ -118,6 +118,23 @@ fn a_changed_flow_is_taken_over_and_a_broken_one_is_not() {
 
 /// What a command prints, if it ends well.
 #[test]
+fn glommio_runs_if_it_is_built_in() {
+    let (dir, port) = (scratch(), free_port());
+    let flow = flow(port).replace("type = memory", "type = file");
+    let start = Start::new(dir.path(), flow).arg("--engine").arg("glommio");
+    if cfg!(feature = "glommio") {
+        let agent = start.started();
+        assert!(agent.log().contains("glommio"), "{}", agent.log());
+        assert_eq!(Client::connect(port).send("line\n").answer(), "OK");
+        assert_eq!(agent.stop().code(), Some(0));
+    } else {
+        let mut agent = start.spawn();
+        assert_eq!(agent.wait().code(), Some(2));
+        assert!(agent.log().contains("cargo build --release --features glommio"), "{}", agent.log());
+    }
+}
+
+#[test]
 fn sighup_has_the_flow_read_again_at_once() {
     let dir = scratch();
     let (first, second) = (free_port(), free_port());

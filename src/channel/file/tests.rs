@@ -33,6 +33,10 @@ macro_rules! suite {
         mod uring {
             $(#[test] fn $name() { super::on_kernel(super::EngineKind::Uring, super::$name); })*
         }
+        #[cfg(feature = "glommio")]
+        mod glommio {
+            $(#[test] fn $name() { super::on_kernel(super::EngineKind::Glommio, super::$name); })*
+        }
     };
 }
 
