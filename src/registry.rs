@@ -2,7 +2,7 @@
 //!
 //! A new component is one file, one `mod` line, one row here, one example flow and one changelog line.
 
-use crate::channel::{ChannelEntry, file, memory};
+use crate::channel::{ChannelEntry, file, memory, pseudo_txn, spillable};
 use crate::config_filter::{FilterEntry, env, external, hadoop};
 use crate::interceptor::{
     InterceptorEntry, fixed, host, regex_extractor, regex_filter, remove_header, search_replace, timestamp,
@@ -37,7 +37,7 @@ pub const SOURCES: &[SourceEntry] = &[
 ];
 
 /// Every channel.
-pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY, file::ENTRY];
+pub const CHANNELS: &[ChannelEntry] = &[memory::ENTRY, file::ENTRY, spillable::ENTRY, pseudo_txn::ENTRY];
 
 /// Every sink.
 pub const SINKS: &[SinkEntry] = &[

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use millrace::channel::{Channel, ChannelContext, ChannelEntry, file, memory};
+use millrace::channel::{Channel, ChannelContext, ChannelEntry, file, memory, spillable};
 use millrace::component::Shard;
 use millrace::config::{ComponentSettings, Kind, Location, ParseContext, Setting};
 use millrace::event::{BatchBuilder, EventBatch, Separator};
@@ -151,6 +151,10 @@ fn events_cost_no_allocation() {
         let io = io;
         let channel = open(&io, &memory::ENTRY, &capacity).await;
         check("memory", &*channel).await;
+        let spillable = [("overflowCapacity", "0".to_owned()), ("memoryCapacity", "100000".to_owned())];
+        let spillable = [&spillable[..], &capacity[1..]].concat();
+        let channel = open(&io, &spillable::ENTRY, &spillable).await;
+        check("spillable memory", &*channel).await;
         for per_transaction in ["true", "false"] {
             let mut lines = capacity.to_vec();
             lines.extend([

@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::budget::Budget;
+use super::byte_capacity::{self, BYTE_CAPACITY, BYTE_CAPACITY_BUFFER_PERCENTAGE, slots_of, slots_within};
 use super::{
     Channel, ChannelConfig, ChannelContext, ChannelEntry, ChannelError, PutTransaction, TakeTransaction,
 };
 use crate::component::OpenError;
 use crate::config::{ParseContext, Property, PropertySpec, Seconds};
 use crate::event::{EventBatch, SourceMark};
-use crate::io::{Io, LocalBoxFuture, machine};
+use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::ChannelCounters;
 
 const CAPACITY: Property<i64> =
@@ -33,17 +34,6 @@ const KEEP_ALIVE: Property<Seconds> = Property::optional(
     "3",
     "How long a put waits for room before the source is told that the channel is full.",
 );
-const BYTE_CAPACITY: Property<i64> = Property::absent(
-    "byteCapacity",
-    "Most bytes of event bodies that may wait. 0 = no limit. Not set: a fifth of the memory this process may use \
-     (Flume: 80 % of the Java heap).",
-);
-const BYTE_CAPACITY_BUFFER_PERCENTAGE: Property<u32> = Property::optional(
-    "byteCapacityBufferPercentage",
-    "20",
-    "Part of `byteCapacity` set aside for headers, in percent.",
-);
-
 /// Row of the registry.
 pub const ENTRY: ChannelEntry = ChannelEntry {
     name: "memory",
@@ -59,8 +49,6 @@ pub const PROPERTIES: &[&dyn PropertySpec] =
 
 /// Bytes of one slot of the byte budget, as in Flume (`byteCapacitySlotSize`).
 const SLOT_BYTES: u64 = 100;
-/// Slots when the byte capacity is 0 or less than a slot: Flume's `Integer.MAX_VALUE`, about 200 GB.
-const SLOTS_UNLIMITED: u64 = i32::MAX as u64;
 /// Flume's default of both capacities.
 const CAPACITY_DEFAULT: i64 = 100;
 
@@ -83,14 +71,9 @@ impl MemoryConfig {
         byte_capacity: u64,
         percentage: u32,
     ) -> Self {
-        let usable = byte_capacity as u128 * u128::from(100 - percentage.min(100)) / 100;
-        let slots = match (usable / u128::from(SLOT_BYTES)) as u64 {
-            0 => SLOTS_UNLIMITED,
-            slots => slots.min(SLOTS_UNLIMITED),
-        };
         Self {
             events: Budget::new(capacity),
-            slots: Budget::new(slots),
+            slots: Budget::new(slots_within(byte_capacity, percentage, SLOT_BYTES)),
             byte_capacity,
             transaction_capacity,
             keep_alive,
@@ -115,16 +98,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ChannelConfig>> {
     let capacity = positive(cx, &CAPACITY);
     let transaction_capacity = positive(cx, &TRANSACTION_CAPACITY);
     let keep_alive = cx.get(&KEEP_ALIVE);
-    let byte_capacity = cx.get_opt(&BYTE_CAPACITY);
-    let percentage = cx.get(&BYTE_CAPACITY_BUFFER_PERCENTAGE);
-    if percentage.is_some_and(|p| p > 100) {
-        cx.error(
-            BYTE_CAPACITY_BUFFER_PERCENTAGE.name(),
-            "is more than 100 percent",
-            Some("for example: 20".to_owned()),
-        );
-        return None;
-    }
+    let bytes = byte_capacity::parse(cx);
     let (capacity, transaction_capacity) = (capacity?, transaction_capacity?);
     if transaction_capacity > capacity {
         cx.error(
@@ -134,14 +108,13 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ChannelConfig>> {
         );
         return None;
     }
-    let byte_capacity =
-        byte_capacity?.map_or_else(|| machine::memory_bytes() / 5, |bytes| bytes.max(0) as u64);
+    let (byte_capacity, percentage) = bytes?;
     Some(Arc::new(MemoryConfig::new(
         capacity as u64,
         transaction_capacity as usize,
         keep_alive?.0,
         byte_capacity,
-        percentage?,
+        percentage,
     )))
 }
 
@@ -198,11 +171,6 @@ impl MemoryChannel {
     pub fn is_empty(&self) -> bool {
         self.0.batches.borrow().is_empty()
     }
-}
-
-/// Slots a batch costs: every body rounded up to whole slots, an empty one costs one.
-fn slots_of(batch: &EventBatch) -> u64 {
-    batch.bodies().map(|body| (body.len() as u64).div_ceil(SLOT_BYTES).max(1)).sum()
 }
 
 impl Channel for MemoryChannel {
@@ -284,7 +252,7 @@ impl PutTransaction for MemoryPut {
                     self.events + events,
                 )));
             }
-            let slots = slots_of(&batch);
+            let slots = slots_of(&batch, SLOT_BYTES);
             if !config.slots.reserve(slots, config.keep_alive, &queue.io).await {
                 return Err(ChannelError::Full(format!(
                     "Cannot commit transaction. Byte capacity allocated to store event body {} reached. Please increase heap \
@@ -372,7 +340,7 @@ impl TakeTransaction for MemoryTake {
         let queue = &self.queue;
         let events = self.events as u64;
         queue.config.events.release(events);
-        queue.config.slots.release(self.taken.iter().map(slots_of).sum());
+        queue.config.slots.release(self.taken.iter().map(|b| slots_of(b, SLOT_BYTES)).sum());
         queue.counters.event_take_success.add(events);
         queue.counters.channel_size.subtract(events);
         self.taken.clear();

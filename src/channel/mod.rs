@@ -14,8 +14,11 @@ use crate::io::{Io, LocalBoxFuture};
 use crate::metrics::ChannelCounters;
 
 pub mod budget;
+mod byte_capacity;
 pub mod file;
 pub mod memory;
+pub mod pseudo_txn;
+pub mod spillable;
 
 /// One row of the registry's table of channels.
 pub struct ChannelEntry {
@@ -29,6 +32,20 @@ pub struct ChannelEntry {
     pub properties: &'static [&'static dyn PropertySpec],
     /// Text to config. `None` only after a complaint.
     pub parse: fn(&mut ParseContext<'_>) -> Option<Arc<dyn ChannelConfig>>,
+}
+
+/// One list of properties of two.
+const fn joined<const N: usize>(
+    first: &[&'static dyn PropertySpec],
+    second: &[&'static dyn PropertySpec],
+) -> [&'static dyn PropertySpec; N] {
+    let mut all: [&'static dyn PropertySpec; N] = [second[0]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    all
 }
 
 /// What a channel gets when it is opened on a shard.

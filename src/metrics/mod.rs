@@ -50,6 +50,16 @@ impl Extras {
             }
         }
     }
+    /// Shows the values of another component, too: those of a part it consists of.
+    pub fn adopt(&self, other: &Self) {
+        let others = other.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (info, counter) in others {
+            if values.iter().all(|(i, _)| i.key != info.key) {
+                values.push((info, counter));
+            }
+        }
+    }
     /// All values, in the order they were first asked for.
     pub fn snapshot(&self) -> Vec<(ValueInfo, u64)> {
         let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -421,6 +421,11 @@ impl Log {
         self.0.save_marks().await
     }
 
+    /// Number the next event to be appended will have. Whatever was committed before has a lower one.
+    pub fn next_seq(&self) -> u64 {
+        self.0.writer.borrow().next_seq
+    }
+
     /// Events appended and not acknowledged.
     pub fn waiting(&self) -> u64 {
         let consumer = self.0.consumer.borrow();

@@ -32,6 +32,7 @@ mod transaction;
 mod verify;
 
 pub use transaction::FileChannel;
+pub(super) use transaction::FileTake;
 
 const CHECKPOINT_DIR: Property<PathBuf> = Property::optional(
     "checkpointDir",
@@ -119,15 +120,19 @@ const ON_DAMAGE: Property<OnDamage> = Property::optional(
 );
 
 /// Every property the file channel reads.
-pub const PROPERTIES: &[&dyn PropertySpec] = &[
+pub const PROPERTIES: &[&dyn PropertySpec] = {
+    const OWN: [&dyn PropertySpec; 2] = [&CAPACITY, &KEEP_ALIVE];
+    &super::joined::<{ OWN.len() + STORE_PROPERTIES.len() }>(&OWN, STORE_PROPERTIES)
+};
+
+/// Those of them that any channel has which keeps events in a log.
+pub(super) const STORE_PROPERTIES: &[&dyn PropertySpec] = &[
     &CHECKPOINT_DIR,
     &DATA_DIRS,
     &USE_DUAL_CHECKPOINTS,
     &BACKUP_CHECKPOINT_DIR,
     &COMPRESS_BACKUP_CHECKPOINT,
-    &CAPACITY,
     &TRANSACTION_CAPACITY,
-    &KEEP_ALIVE,
     &CHECKPOINT_INTERVAL,
     &MAX_FILE_SIZE,
     &MINIMUM_REQUIRED_SPACE,
@@ -205,19 +210,21 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ChannelConfig>> {
 }
 
 fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
-    let positive = |cx: &mut ParseContext<'_>, property: &Property<i64>| {
-        let number = cx.get(property)?;
-        if number > 0 {
-            return Some(number as u64);
-        }
-        let default = property.default().and_then(|d| d.parse().ok())?;
-        cx.warning(property.name(), format!("must be above 0; {default} is used, as in Flume"), None);
-        Some(default)
-    };
     let capacity = positive(cx, &CAPACITY);
+    let keep_alive = cx.get(&KEEP_ALIVE);
+    parse_rest(cx, CAPACITY.name(), capacity, keep_alive)
+}
+
+/// The settings of a file channel whose capacity and patience come from elsewhere: `capacity_name` is what the
+/// operator calls the capacity.
+pub(super) fn parse_rest(
+    cx: &mut ParseContext<'_>,
+    capacity_name: &str,
+    capacity: Option<u64>,
+    keep_alive: Option<Seconds>,
+) -> Option<FileConfig> {
     let transaction_capacity = positive(cx, &TRANSACTION_CAPACITY);
     let interval = positive(cx, &CHECKPOINT_INTERVAL);
-    let keep_alive = cx.get(&KEEP_ALIVE);
     let checkpoint_dir = cx.get(&CHECKPOINT_DIR);
     let data_dirs = cx.get(&DATA_DIRS).and_then(|list| directories(cx, &list));
     let backup_dir = parse_backup(cx, checkpoint_dir.as_deref());
@@ -235,7 +242,7 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         cx.error(
             TRANSACTION_CAPACITY.name(),
             format!("File Channel transaction capacity cannot be greater than the capacity of the channel ({capacity})"),
-            Some(format!("set {} = {transaction_capacity}", cx.full_key(CAPACITY.name()))),
+            Some(format!("set {} = {transaction_capacity}", cx.full_key(capacity_name))),
         );
         return None;
     }
@@ -263,6 +270,16 @@ fn parse_config(cx: &mut ParseContext<'_>) -> Option<FileConfig> {
         open_shards: AtomicUsize::new(0),
         verifying: tokio::sync::Semaphore::new(1),
     })
+}
+
+fn positive(cx: &mut ParseContext<'_>, property: &Property<i64>) -> Option<u64> {
+    let number = cx.get(property)?;
+    if number > 0 {
+        return Some(number as u64);
+    }
+    let default = property.default().and_then(|d| d.parse().ok())?;
+    cx.warning(property.name(), format!("must be above 0; {default} is used, as in Flume"), None);
+    Some(default)
 }
 
 fn directories(cx: &mut ParseContext<'_>, list: &CommaList) -> Option<Vec<PathBuf>> {
@@ -354,6 +371,19 @@ impl ChannelConfig for FileConfig {
 }
 
 impl FileConfig {
+    /// A directory in which a shard once kept a log. What cannot be read holds none.
+    pub(super) async fn old_log(&self, io: &Io) -> Option<PathBuf> {
+        for directory in &self.data_dirs {
+            let entries = io.read_dir(directory).await.unwrap_or_default();
+            if let Some((name, _)) =
+                entries.iter().find(|(name, _)| name.to_string_lossy().starts_with("shard-"))
+            {
+                return Some(directory.join(name));
+            }
+        }
+        None
+    }
+
     /// Where the log of a shard lies.
     fn log_directory(&self, shard: usize) -> PathBuf {
         self.data_dirs[shard % self.data_dirs.len()].join(format!("shard-{shard}"))

@@ -104,7 +104,10 @@ impl Piece {
 
 impl FileChannel {
     /// Opens the logs of this shard.
-    pub(super) async fn open(config: Arc<FileConfig>, cx: ChannelContext) -> Result<Rc<Self>, OpenError> {
+    pub(in crate::channel) async fn open(
+        config: Arc<FileConfig>,
+        cx: ChannelContext,
+    ) -> Result<Rc<Self>, OpenError> {
         let (io, name) = (&cx.io, &cx.name);
         let mut locks = Vec::new();
         let mut directories = vec![(CHECKPOINT_DIR_NAME, &config.checkpoint_dir)];
@@ -205,6 +208,22 @@ impl FileChannel {
     pub fn waiting(&self) -> u64 {
         self.0.logs.borrow().iter().flatten().map(Log::waiting).sum()
     }
+    /// Number of this shard's log that the next event to be put will have. What was committed before has a
+    /// lower one.
+    pub(in crate::channel) fn end(&self) -> u64 {
+        self.0.own.next_seq()
+    }
+    /// True if there may be something to take.
+    pub(in crate::channel) fn is_ready(&self) -> bool {
+        self.0.is_ready()
+    }
+    /// Begins a take that can be told where to stop, see [`FileTake::take_before`].
+    pub(in crate::channel) fn begin_bounded(&self) -> Result<FileTake, ChannelError> {
+        if self.0.closed.get() {
+            return Err(ChannelError::Closed(self.0.name.to_string()));
+        }
+        Ok(FileTake { channel: self.0.clone(), taken: Vec::new(), events: 0 })
+    }
     /// The channel's counters, those of all shards.
     pub fn counters(&self) -> &ChannelCounters {
         &self.0.counters
@@ -276,11 +295,12 @@ impl Inner {
         }
     }
 
-    /// The next events that nobody has, up to a number of them.
-    async fn next_piece(&self, events_max: usize) -> Result<Option<Piece>, WalError> {
+    /// The next events that nobody has, up to a number of them, and of the own log only those numbered
+    /// below `before`.
+    async fn next_piece(&self, events_max: usize, before: u64) -> Result<Option<Piece>, WalError> {
         loop {
-            if let Some(piece) = self.pop_returned(events_max) {
-                return Ok(Some(piece));
+            if let Some(found) = self.pop_returned(events_max, before) {
+                return Ok(found);
             }
             let count = self.logs.borrow().len();
             let mut found = None;
@@ -304,16 +324,23 @@ impl Inner {
         }
     }
 
-    fn pop_returned(&self, events_max: usize) -> Option<Piece> {
+    /// `Some(None)` if what is next must not be taken.
+    fn pop_returned(&self, events_max: usize, before: u64) -> Option<Option<Piece>> {
+        let own = self.logs.borrow().len() - 1;
         let mut returned = self.returned.borrow_mut();
         let front = returned.front_mut()?;
+        let allowed = if front.log == own { before.saturating_sub(front.first()) } else { u64::MAX };
+        if allowed == 0 {
+            return Some(None);
+        }
+        let events_max = events_max.min(usize::try_from(allowed).unwrap_or(usize::MAX));
         if front.len() <= events_max {
-            return returned.pop_front();
+            return Some(returned.pop_front());
         }
         let mut piece = front.clone();
         piece.to = piece.from + events_max as u32;
         front.from = piece.to;
-        Some(piece)
+        Some(Some(piece))
     }
 
     /// Puts pieces back where they belong.
@@ -378,10 +405,7 @@ impl Channel for FileChannel {
         Ok(Box::new(FilePut { channel: self.0.clone(), batches: Vec::new(), events: 0 }))
     }
     fn begin_take(&self) -> Result<Box<dyn TakeTransaction>, ChannelError> {
-        if self.0.closed.get() {
-            return Err(ChannelError::Closed(self.0.name.to_string()));
-        }
-        Ok(Box::new(FileTake { channel: self.0.clone(), taken: Vec::new(), events: 0 }))
+        Ok(Box::new(self.begin_bounded()?))
     }
     fn wait_ready(&self) -> LocalBoxFuture<'_, ()> {
         Box::pin(async {
@@ -540,7 +564,8 @@ impl Drop for FilePut {
     }
 }
 
-struct FileTake {
+/// A take transaction of a file channel.
+pub(in crate::channel) struct FileTake {
     channel: Rc<Inner>,
     taken: Vec<Piece>,
     events: usize,
@@ -562,10 +587,10 @@ impl Drop for Collected<'_> {
 }
 
 impl FileTake {
-    async fn collect(&mut self, wanted: usize) -> Result<EventBatch, WalError> {
+    async fn collect(&mut self, wanted: usize, before: u64) -> Result<EventBatch, WalError> {
         let channel = self.channel.clone();
         let mut collected = Collected { channel: &channel, pieces: Vec::new() };
-        let Some(first) = channel.next_piece(wanted).await? else { return Ok(EventBatch::default()) };
+        let Some(first) = channel.next_piece(wanted, before).await? else { return Ok(EventBatch::default()) };
         let mut batch = decode(&channel, &first)?;
         collected.pieces.push(first);
         // A batch of a good size is passed on as it is; small ones are worth a copy.
@@ -574,7 +599,7 @@ impl FileTake {
             let (mut events, mut size) = (batches[0].len(), batches[0].size_bytes());
             while events < wanted && size < JOIN_SIZE_MAX {
                 // An error comes again with the next take.
-                let Ok(Some(piece)) = channel.next_piece(wanted - events).await else { break };
+                let Ok(Some(piece)) = channel.next_piece(wanted - events, before).await else { break };
                 let Ok(next) = decode(&channel, &piece) else {
                     channel.give_back(vec![piece]);
                     break;
@@ -631,31 +656,40 @@ fn join(mut batches: Vec<EventBatch>) -> EventBatch {
     builder.finish()
 }
 
+impl FileTake {
+    /// As [`TakeTransaction::take`], but of this shard's log only events numbered below `before`.
+    pub(in crate::channel) async fn take_before(
+        &mut self,
+        events_max: usize,
+        before: u64,
+    ) -> Result<EventBatch, ChannelError> {
+        let channel = self.channel.clone();
+        let capacity = channel.config.transaction_capacity;
+        let room = capacity - self.events;
+        if room == 0 && events_max > 0 {
+            channel.counters.event_take_attempt.add(1);
+            return Err(ChannelError::TooLarge(format!(
+                "Take list for FileBackedTransaction, capacity {capacity} full, consider committing more frequently, \
+                 increasing capacity, or increasing thread count. [channel={}: set transactionCapacity to at least the \
+                 sink's batch size]",
+                channel.name
+            )));
+        }
+        let batch = match events_max.min(room) {
+            0 => EventBatch::default(),
+            wanted => self.collect(wanted, before).await.map_err(|error| {
+                channel.take_errors.add(1);
+                channel.error_of("Take", error)
+            })?,
+        };
+        channel.counters.event_take_attempt.add(batch.len().max(1) as u64);
+        Ok(batch)
+    }
+}
+
 impl TakeTransaction for FileTake {
     fn take(&mut self, events_max: usize) -> LocalBoxFuture<'_, Result<EventBatch, ChannelError>> {
-        Box::pin(async move {
-            let channel = self.channel.clone();
-            let capacity = channel.config.transaction_capacity;
-            let room = capacity - self.events;
-            if room == 0 && events_max > 0 {
-                channel.counters.event_take_attempt.add(1);
-                return Err(ChannelError::TooLarge(format!(
-                    "Take list for FileBackedTransaction, capacity {capacity} full, consider committing more frequently, \
-                     increasing capacity, or increasing thread count. [channel={}: set transactionCapacity to at least the \
-                     sink's batch size]",
-                    channel.name
-                )));
-            }
-            let batch = match events_max.min(room) {
-                0 => EventBatch::default(),
-                wanted => self.collect(wanted).await.map_err(|error| {
-                    channel.take_errors.add(1);
-                    channel.error_of("Take", error)
-                })?,
-            };
-            channel.counters.event_take_attempt.add(batch.len().max(1) as u64);
-            Ok(batch)
-        })
+        Box::pin(self.take_before(events_max, u64::MAX))
     }
     fn commit(mut self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ChannelError>> {
         let taken = std::mem::take(&mut self.taken);
