@@ -148,9 +148,9 @@ impl Inner {
         let segments = self.segments.borrow();
         let first = segments.front()?;
         let done = first.end.get() <= self.consumer.borrow().tracker.low_position;
-        // The marks must be durable further on. The next segment may have lost its snapshot with the power.
+        // The marks must be on the medium further on. The next segment may have lost its snapshot with the power.
         let mut later = segments.iter().skip(1);
-        (done && later.any(|s| s.opening_end.get() <= self.durable.get())).then(|| first.clone())
+        (done && later.any(|s| s.opening_end.get() <= self.synced.get())).then(|| first.clone())
     }
 
     /// Keeps a file for the next segment if it has the size wanted then, and removes it otherwise.

@@ -37,10 +37,7 @@ impl Inner {
         {
             return;
         }
-        if self.io.now().saturating_sub(active.opened) < QUICK {
-            let grown = active.segment.size.saturating_mul(4).min(self.options.segment_size_max);
-            writer.segment_size = writer.segment_size.max(grown);
-        }
+        self.grow(writer);
         let (inner, size) = (self.clone(), writer.segment_size);
         io::spawn(async move {
             // An error comes again, to an appender, when the segment is needed.
@@ -50,11 +47,24 @@ impl Inner {
         });
     }
 
+    /// Makes the next segment larger if the one being written fills quickly.
+    fn grow(&self, writer: &mut Writer) {
+        let Some(active) = &writer.active else { return };
+        if self.io.now().saturating_sub(active.opened) < QUICK {
+            let grown = active.segment.size.saturating_mul(4).min(self.options.segment_size_max);
+            writer.segment_size = writer.segment_size.max(grown);
+        }
+    }
+
     /// Leaves the full segment and takes the next one into use; it has room for `room` bytes of frames.
     pub(super) async fn roll(self: &Rc<Self>, room: u64) -> Result<(), WalError> {
         loop {
             let (ready, needed, usual) = {
-                let writer = self.writer.borrow();
+                let mut writer = self.writer.borrow_mut();
+                if room > 0 {
+                    // It may have filled before the first write of it was complete.
+                    self.grow(&mut writer);
+                }
                 let needed = 2 * BLOCK_SIZE + room + writer.snapshot_size();
                 let ready = writer.prepared.as_ref().map(|p| p.size);
                 (ready, needed, writer.segment_size)

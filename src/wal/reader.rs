@@ -90,6 +90,10 @@ impl Reader {
     pub(super) fn trim(&mut self) {
         self.limit(KEEP_SIZE_IDLE);
     }
+    /// True if the consumer reads in this segment.
+    pub(super) fn is_in(&self, segment: &Rc<Segment>) -> bool {
+        self.segment.as_ref().is_some_and(|s| Rc::ptr_eq(s, segment))
+    }
     pub(super) fn skip_to(&mut self, position: u64) {
         self.cursor = self.cursor.max(position);
     }

@@ -483,8 +483,11 @@ impl Inner {
     fn flush_soon(self: &Rc<Self>, writer: &mut Writer) {
         let Some(building) = &writer.building else { return self.pump(writer) };
         if building.used >= GROUP_SIZE && writer.in_flight < IN_FLIGHT_MAX {
-            self.flush(writer);
-        } else if writer.flights.is_empty() && !writer.flush_scheduled {
+            return self.flush(writer);
+        }
+        self.pump(writer);
+        // A mapped log has stored by now whatever was sealed while the transaction was built.
+        if writer.flights.is_empty() && !writer.flush_scheduled {
             // The disk is idle: write at the end of this turn, so that what other connections brought in
             // the same turn joins.
             writer.flush_scheduled = true;
@@ -497,8 +500,6 @@ impl Inner {
                     inner.flush(&mut writer);
                 }
             });
-        } else {
-            self.pump(writer);
         }
     }
 
@@ -693,7 +694,7 @@ impl Inner {
         });
     }
 
-    pub(super) async fn seal_segment(&self, sealing: Sealing) {
+    pub(super) async fn seal_segment(self: &Rc<Self>, sealing: Sealing) {
         let Sealing { file, map, segment, footer } = sealing;
         if let Some(map) = map {
             // One after the other in log order, so that everything before the end of this one is synced, too.
@@ -712,14 +713,21 @@ impl Inner {
             let channel = &self.options.channel;
             tracing::warn!(%channel, file = %segment.path.display(), %error, "cannot write the footer of a log file");
         }
+        // A backlog of many files must not hold as many open; whoever reads this one opens it again.
+        if !self.reader.borrow().is_in(&segment) {
+            segment.release();
+        }
     }
 
     /// Everything before this position is on the medium.
-    pub(super) fn note_synced(&self, position: u64) {
+    pub(super) fn note_synced(self: &Rc<Self>, position: u64) {
         self.synced.set(self.synced.get().max(position));
-        let mut consumer = self.consumer.borrow_mut();
-        consumer.state.synced = self.synced.get();
-        consumer.store();
+        {
+            let mut consumer = self.consumer.borrow_mut();
+            consumer.state.synced = self.synced.get();
+            consumer.store();
+        }
+        self.reclaim();
     }
 
     /// Waits until everything built is durable or the log has failed.

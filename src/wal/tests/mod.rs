@@ -147,8 +147,10 @@ pub(super) fn mark(producer: u64, transaction: u64) -> Mark {
 pub(super) struct Book {
     /// Events of transactions that were handed to the log and may be in it.
     tried: BTreeMap<u64, Vec<u64>>,
-    /// Events that must be in it, unless delivered.
-    acknowledged: BTreeSet<u64>,
+    /// Events that must be in it, unless delivered; and from when on not even a loss of power may take them.
+    acknowledged: BTreeMap<u64, Duration>,
+    /// The latest time at which something was seen to work.
+    seen: Duration,
     /// Events whose delivery was noted, and those for which that had at least begun.
     delivered: BTreeSet<u64>,
     delivering: BTreeSet<u64>,
@@ -159,6 +161,18 @@ pub(super) struct Book {
 }
 
 impl Book {
+    /// Notes an answer, given with what the log's class promises.
+    fn acknowledge(&mut self, ids: Vec<u64>, now: Duration, durability: Durability) {
+        let firm = match durability {
+            Durability::Commit => Duration::ZERO,
+            // The interval, the second after which the housekeeper looks, and time to write.
+            Durability::Interval(every) => now + every + Duration::from_secs(2),
+            Durability::Os => Duration::MAX,
+        };
+        self.acknowledged.extend(ids.into_iter().map(|id| (id, firm)));
+        self.seen = self.seen.max(now);
+    }
+
     /// Plans a transaction.
     fn plan(&mut self, producer: u64, events: u64) -> (u64, Vec<u64>) {
         let next = self.next_transaction.entry(producer).or_insert(1);
@@ -180,13 +194,27 @@ impl Book {
         if let Some(id) = set.iter().find(|id| !tried.contains(id)) {
             return Err(format!("{} is there but must not be", name(id)));
         }
-        let lost = self.acknowledged.iter().find(|id| !self.delivering.contains(id) && !set.contains(id));
-        if let Some(id) = lost {
-            return Err(format!("{} was acknowledged and is lost", name(id)));
+        let power_lost = std::mem::take(&mut self.power_lost);
+        let here = |id: &u64| self.delivering.contains(id) || set.contains(id);
+        let may_go = |firm: Duration| power_lost && firm > self.seen;
+        let lost = self.acknowledged.iter().find(|(id, firm)| !here(id) && !may_go(**firm));
+        if let Some((id, firm)) = lost {
+            return Err(format!(
+                "{} was acknowledged and is lost (firm from {firm:?}, seen {:?})",
+                name(id),
+                self.seen
+            ));
         }
-        if !std::mem::take(&mut self.power_lost)
-            && let Some(id) = self.delivered.iter().find(|id| set.contains(id))
-        {
+        // What goes with the power is the end of the log: whoever lost an event has none behind it.
+        for id in self.acknowledged.keys().filter(|id| !here(id)) {
+            let behind = |other: &&u64| producer_of(**other) == producer_of(*id) && **other > *id;
+            if let Some(other) = set.iter().find(behind) {
+                return Err(format!("{} is lost, {} behind it is there", name(id), name(other)));
+            }
+        }
+        let lost: BTreeSet<u64> = self.acknowledged.keys().copied().filter(|id| !here(id)).collect();
+        self.acknowledged.retain(|id, _| !lost.contains(id));
+        if !power_lost && let Some(id) = self.delivered.iter().find(|id| set.contains(id)) {
             return Err(format!("{} came again although nothing but the process died", name(id)));
         }
         let mut last: BTreeMap<u64, u64> = BTreeMap::new();
@@ -199,7 +227,12 @@ impl Book {
         let mut present: BTreeMap<u64, u64> = BTreeMap::new();
         self.tried.retain(|_, ids| {
             let here = |id: &u64| set.contains(id) || self.delivering.contains(id);
-            let any = ids.iter().any(here);
+            let mut any = ids.iter().any(here);
+            if power_lost && any && !ids.iter().any(|id| set.contains(id)) {
+                // Delivered as far as it was, and gone from the log with its mark: then its source sends it again.
+                any = marks.get(&producer_of(ids[0])).is_some_and(|mark| *mark >= transaction_of(ids[0]));
+                any |= ids.iter().all(|id| self.acknowledged.get(id).is_some_and(|firm| !may_go(*firm)));
+            }
             if any {
                 let newest = present.entry(producer_of(ids[0])).or_default();
                 *newest = transaction_of(ids[0]).max(*newest);
@@ -220,7 +253,7 @@ impl Book {
             return Err(format!("the marks are {marks:?}, the last transactions {present:?}"));
         }
         // What was recovered is as good as acknowledged. What came again was not delivered after all.
-        self.acknowledged.extend(&set);
+        self.acknowledged.extend(set.iter().map(|id| (*id, Duration::ZERO)));
         self.delivering.retain(|id| !set.contains(id));
         self.delivered.retain(|id| !set.contains(id));
         // What began to be delivered and is gone is delivered.
