@@ -29,7 +29,8 @@ pub fn encode(out: &mut impl BufMut, key: &[u8], value: &[u8], time_ms: u64) {
     out.put_slice(value);
 }
 
-/// The latest marks.
+/// The latest marks. A deleted one stays as a key with an empty value and the time of its deletion until it is
+/// [forgotten](Self::forget): another log may hold an older value of the same key, which must not come back.
 #[derive(Clone, Debug, Default)]
 pub struct MarkTable {
     entries: HashMap<Bytes, (u64, Bytes)>,
@@ -37,23 +38,30 @@ pub struct MarkTable {
 }
 
 impl MarkTable {
-    /// Sets a value noted at a time; an empty one removes the key.
+    /// Sets a value noted at a time; an empty one deletes the mark.
     pub fn set(&mut self, key: Bytes, value: Bytes, time_ms: u64) {
-        let added = ENTRY_SIZE + key.len() + value.len();
-        let old = if value.is_empty() {
-            self.entries.remove_entry(&key).map(|(k, (_, v))| ENTRY_SIZE + k.len() + v.len())
-        } else {
-            self.bytes += added;
-            let size = ENTRY_SIZE + key.len();
-            self.entries.insert(key, (time_ms, value)).map(|(_, v)| size + v.len())
-        };
-        self.bytes -= old.unwrap_or(0);
+        let size = ENTRY_SIZE + key.len();
+        self.bytes += size + value.len();
+        if let Some((_, old)) = self.entries.insert(key, (time_ms, value)) {
+            self.bytes -= size + old.len();
+        }
     }
-    /// Sets a value unless a later one is known.
+    /// Sets or deletes unless something later is known.
     pub fn merge(&mut self, key: Bytes, value: Bytes, time_ms: u64) {
         if self.entries.get(&key).is_none_or(|(known, _)| *known < time_ms) {
             self.set(key, value, time_ms);
         }
+    }
+    /// Forgets that a mark was deleted.
+    pub fn forget(&mut self, key: &[u8]) {
+        if self.entries.get(key).is_some_and(|(_, value)| value.is_empty()) {
+            self.entries.remove(key);
+            self.bytes -= ENTRY_SIZE + key.len();
+        }
+    }
+    /// True if the key has a value.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.entries.get(key).is_some_and(|(_, value)| !value.is_empty())
     }
     /// Reads encoded marks from a frame sealed at `frame_ms`. Keys and values share the frame's memory only
     /// while they are read: what is kept is copied.
@@ -79,6 +87,10 @@ impl MarkTable {
     }
     /// Key, value and time of every mark, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes, u64)> {
+        self.all().filter(|(_, value, _)| !value.is_empty())
+    }
+    /// The same, and the keys that were deleted, with an empty value.
+    pub fn all(&self) -> impl Iterator<Item = (&Bytes, &Bytes, u64)> {
         self.entries.iter().map(|(key, (time_ms, value))| (key, value, *time_ms))
     }
     /// Size of all marks encoded.
@@ -105,17 +117,40 @@ mod tests {
         table.set("b".into(), Bytes::new(), 8);
         table.set("c".into(), "4".into(), 9);
         let mut bytes = Vec::new();
-        table.iter().for_each(|(k, v, t)| encode(&mut bytes, k, v, t));
+        table.all().for_each(|(k, v, t)| encode(&mut bytes, k, v, t));
         assert_eq!(bytes.len(), table.encoded_size());
         let mut read = MarkTable::default();
         assert!(read.read(&bytes, 99));
         let mut entries: Vec<_> = read.iter().map(|(k, v, t)| (k.clone(), v.clone(), t)).collect();
         entries.sort();
         assert_eq!(entries, [("a".into(), "333".into(), 7), ("c".into(), "4".into(), 9)]);
+        assert!(read.all().any(|(k, v, t)| k == "b" && v.is_empty() && t == 8) && !read.has(b"b"));
+        let ends: Vec<usize> = table
+            .all()
+            .scan(0, |end, (k, v, _)| {
+                *end += ENTRY_SIZE + k.len() + v.len();
+                Some(*end)
+            })
+            .collect();
         for cut in 1..bytes.len() {
-            let whole = MarkTable::default().read(&bytes[..cut], 0);
-            assert!(!whole || cut == ENTRY_SIZE + 4 || cut == ENTRY_SIZE + 2, "cut at {cut}");
+            assert_eq!(MarkTable::default().read(&bytes[..cut], 0), ends.contains(&cut), "cut at {cut}");
         }
+        for key in ["a", "b", "x"] {
+            read.forget(key.as_bytes());
+        }
+        assert_eq!((read.all().count(), read.encoded_size()), (2, 2 * ENTRY_SIZE + 2 + 4));
+    }
+
+    #[test]
+    fn a_deletion_wins_over_an_older_value_only() {
+        let mut table = MarkTable::default();
+        table.set("a".into(), Bytes::new(), 7);
+        table.merge("a".into(), "1".into(), 5);
+        assert!(!table.has(b"a"));
+        table.merge("a".into(), "2".into(), 8);
+        assert!(table.has(b"a"));
+        table.merge("a".into(), Bytes::new(), 9);
+        assert!(!table.has(b"a"));
     }
 
     #[test]

@@ -407,8 +407,13 @@ impl Log {
         read(&self.0.writer.borrow().marks)
     }
 
-    /// Takes over a mark from another log unless a later one is known. It is written with the next snapshot:
-    /// see [`Self::save_marks`].
+    /// Forgets that a mark was deleted: no other log has a value for it.
+    pub fn forget_mark(&self, key: &[u8]) {
+        self.0.writer.borrow_mut().marks.forget(key);
+    }
+
+    /// Takes over a mark, or that it was deleted, from another log unless something later is known. It is written
+    /// with the next snapshot: see [`Self::save_marks`].
     pub fn adopt_mark(&self, key: Bytes, value: Bytes, time_ms: u64) {
         self.0.writer.borrow_mut().marks.merge(key, value, time_ms);
     }

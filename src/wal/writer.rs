@@ -409,7 +409,7 @@ impl Inner {
             fixed.put_u64_le(writer.total_bytes);
         }
         let mut parts = vec![fixed.clone()];
-        for (key, value, time_ms) in writer.marks.iter() {
+        for (key, value, time_ms) in writer.marks.all() {
             if parts.last().is_some_and(|p| p.len() > SNAPSHOT_FRAME_SIZE) {
                 parts.push(fixed.clone());
             }

@@ -4,6 +4,7 @@
 //! `dataDirs`; `capacity` is shared. A commit counts when the log says so, see [`crate::wal`]. Logs that
 //! an earlier run with another number of shards left behind are drained and removed.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
@@ -196,12 +197,22 @@ pub struct FileConfig {
     /// The keys, read by the first shard that opens.
     keys: tokio::sync::OnceCell<Arc<Keys>>,
     /// Marks every shard found on disk when it was opened: files may belong to another shard than before.
-    marks: Mutex<MarkTable>,
+    marks: Mutex<SharedMarks>,
     /// Set once the disks were looked at, before a shard creates anything.
     space_checked: tokio::sync::OnceCell<()>,
     open_shards: AtomicUsize,
     /// Held by the shard whose logs are being verified.
     verifying: tokio::sync::Semaphore,
+}
+
+/// What all logs of a channel held at the start.
+#[derive(Debug, Default)]
+struct SharedMarks {
+    /// The latest of each key, with what was deleted.
+    table: MarkTable,
+    /// Keys that have a value in some log. When such a mark is deleted that must be remembered, or the value
+    /// would come back with the next start. There are as many as there were marks at the start.
+    valued: HashSet<Bytes>,
 }
 
 /// Reads the settings of a file channel.
@@ -438,12 +449,17 @@ impl FileConfig {
         Ok(found)
     }
 
-    /// Forgets marks that a source deleted, so that those found at the start do not come back.
-    fn forget_marks(&self, keys: &[Bytes]) {
-        if !keys.is_empty() {
-            let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-            keys.iter().for_each(|key| marks.set(key.clone(), Bytes::new(), 0));
+    /// Notes marks that a source deleted, so that those found at the start do not come back. Answers which of
+    /// them need not be remembered.
+    fn delete_marks(&self, keys: &[Bytes], now_ms: u64) -> Vec<Bytes> {
+        if keys.is_empty() {
+            return Vec::new();
         }
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (valued, gone): (Vec<&Bytes>, Vec<&Bytes>) =
+            keys.iter().partition(|key| marks.valued.contains(*key));
+        valued.into_iter().for_each(|key| marks.table.set(key.clone(), Bytes::new(), now_ms));
+        gone.into_iter().cloned().collect()
     }
 
     /// A new channel on a full disk could take nothing, and is refused. One with logs starts, so that sinks can
@@ -483,6 +499,11 @@ impl FileConfig {
 
     fn share_marks(&self, table: &MarkTable) {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        table.iter().for_each(|(key, value, time_ms)| marks.merge(key.clone(), value.clone(), time_ms));
+        for (key, value, time_ms) in table.all() {
+            marks.table.merge(key.clone(), value.clone(), time_ms);
+            if !value.is_empty() {
+                marks.valued.insert(key.clone());
+            }
+        }
     }
 }

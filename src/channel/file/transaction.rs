@@ -147,12 +147,14 @@ impl FileChannel {
         }
         let (own, found) = open_log(io, own_options).await?;
         waiting += found.events;
+        // Before it takes over any: what another log has counts too.
+        own.with_marks(|marks| config.share_marks(marks));
         for log in logs.iter().flatten() {
             log.with_marks(|marks| {
-                marks.iter().for_each(|(k, v, t)| own.adopt_mark(k.clone(), v.clone(), t));
+                config.share_marks(marks);
+                marks.all().for_each(|(k, v, t)| own.adopt_mark(k.clone(), v.clone(), t));
             });
         }
-        own.with_marks(|marks| config.share_marks(marks));
         logs.push(Some(own.clone()));
 
         cx.counters.channel_capacity.set(config.budget.capacity());
@@ -227,6 +229,11 @@ impl FileChannel {
     /// The channel's counters, those of all shards.
     pub fn counters(&self) -> &ChannelCounters {
         &self.0.counters
+    }
+    /// This shard's log.
+    #[cfg(test)]
+    pub(super) fn own_log(&self) -> &Log {
+        &self.0.own
     }
     /// Directory of this shard's log.
     pub fn directory(&self) -> &Path {
@@ -383,6 +390,19 @@ impl Inner {
         });
     }
 
+    /// When every shard is open: a mark that another shard deleted is deleted in this log too, and what no log
+    /// has a value for any more need not be remembered as deleted.
+    fn settle_marks(&self) {
+        let shared = self.config.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, value, time_ms) in shared.table.all().filter(|(_, value, _)| value.is_empty()) {
+            if !shared.valued.contains(key) {
+                self.own.forget_mark(key);
+            } else if self.own.with_marks(|table| table.has(key)) {
+                self.own.adopt_mark(key.clone(), value.clone(), time_ms);
+            }
+        }
+    }
+
     fn is_ready(&self) -> bool {
         !self.returned.borrow().is_empty() || self.logs.borrow().iter().flatten().any(Log::has_unread)
     }
@@ -422,12 +442,13 @@ impl Channel for FileChannel {
         })
     }
     fn marks(&self, source: &str) -> Vec<SourceMark> {
+        self.0.settle_marks();
         let mut latest = MarkList::default();
-        self.0.own.with_marks(|table| latest.add(source, table.iter()));
+        self.0.own.with_marks(|table| latest.add(source, table.all()));
         // What other shards' logs held at the start; a mark that was deleted since is deleted here too.
         let shared = self.0.config.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.add(source, shared.iter());
-        latest.0.into_iter().map(|(mark, _)| mark).collect()
+        latest.add(source, shared.table.all());
+        latest.0.into_iter().map(|(mark, _)| mark).filter(|mark| !mark.value.is_empty()).collect()
     }
     fn is_durable(&self) -> bool {
         true
@@ -544,7 +565,9 @@ impl PutTransaction for FilePut {
             // From here on the events are the log's, whatever becomes of this future.
             let events = std::mem::take(&mut self.events);
             self.batches.clear();
-            channel.config.forget_marks(&deleted);
+            let now_ms = channel.io.unix_time().as_millis() as u64;
+            let gone = channel.config.delete_marks(&deleted, now_ms);
+            gone.iter().for_each(|key| channel.own.forget_mark(key));
             channel.counters.channel_size.add(events);
             commit.await.map_err(|error| {
                 channel.counters.channel_size.subtract(events);

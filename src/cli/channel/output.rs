@@ -19,8 +19,6 @@ use crate::wal::{
 const TRANSACTION_SIZE_MAX: u64 = 1_623_195_647 / 4096 * 4096;
 /// So much stays free on the disk.
 const SPACE_MIN: u64 = 1 << 20;
-/// Marks of one transaction.
-const MARKS_AT_ONCE: usize = 1000;
 
 /// A new log of one shard.
 pub struct NewLog {
@@ -85,13 +83,12 @@ impl NewLog {
         if parts.is_empty() { Ok(()) } else { self.append(&parts, &[]).await }
     }
 
-    /// Adds the positions of sources.
+    /// Adds the positions of sources, with their times: of two logs with the same key the later one counts.
     pub async fn marks(&mut self, table: &MarkTable) -> Result<(), Stopped> {
-        let marks: Vec<Mark> = table.iter().map(|(key, value, _)| (key.clone(), value.clone())).collect();
-        for some in marks.chunks(MARKS_AT_ONCE) {
-            self.append::<Raw>(&[], some).await?;
-        }
-        Ok(())
+        table
+            .all()
+            .for_each(|(key, value, time_ms)| self.log.adopt_mark(key.clone(), value.clone(), time_ms));
+        self.log.save_marks().await.map_err(|error| failed(&self.building, &error))
     }
 
     /// Removes what was written so far; the complaint passes through.
