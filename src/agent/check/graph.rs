@@ -24,7 +24,7 @@ fn batch_sizes(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
         source.channels.iter().map(move |channel| (&source.settings, *channel, size, "put"))
     });
     let sinks = plan.runners.iter().flat_map(|r| &r.sinks);
-    let sinks = sinks.map(|sink| (&sink.settings, sink.channel, sink.config.batch_size(), "take"));
+    let sinks = sinks.map(|sink| (&sink.settings, sink.channel, sink.config.batch_size(), "taken"));
     for (settings, channel, size, verb) in sources.chain(sinks) {
         let channel = &plan.channels[channel];
         let limit = channel.config.transaction_capacity();
