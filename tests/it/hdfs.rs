@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::flows::published;
+use crate::http::post;
 use crate::peers::require_peer;
-use crate::util::{Agent, Client, Start, free_port, scratch, within};
+use crate::util::{Agent, Client, Start, connect, free_port, scratch, within};
 
 /// Each look at the cluster is a JVM, of which a loaded machine starts one in some seconds.
 const SETTLE: Duration = Duration::from_secs(90);
@@ -120,6 +122,7 @@ fn a_real_cluster() {
     let hdfs = Hdfs::start(script, dir.path(), 2);
     let bench = Bench { hdfs, dir, port: free_port() };
     files_of_all_types_are_read_by_hadoops_shell(&bench);
+    the_published_flows(&bench);
     a_killed_agent_leaves_no_open_file_and_loses_nothing_answered(&bench);
     safe_mode_is_waited_out(&bench);
     a_killed_datanode_loses_nothing(&bench);
@@ -186,6 +189,90 @@ fn files_of_all_types_are_read_by_hadoops_shell(b: &Bench) {
     let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let bodies: Vec<String> = events.map(|e| e["body"].as_str().expect("a body").to_owned()).collect();
     assert!(bodies == sent, "/avro: {:?}", &bodies[..3]);
+}
+
+/// The three flows that write to HDFS, side by side: a spool directory, a replicating and a multiplexing
+/// selector, the latter with its three mistakes corrected.
+fn the_published_flows(b: &Bench) {
+    let hosts = [scratch(), scratch(), scratch()];
+    let spool = hosts[0].path().join("logs");
+    fs::create_dir(&spool).expect("the spool directory");
+    let ports = [free_port(), free_port()];
+    let flows = [
+        published(
+            "2-spooling-memory-hdfs.properties",
+            &[("/var/log/nginx/", &format!("{}/", spool.display()))],
+        ),
+        published("5-http-memory-hdfs-logger.properties", &[("10003", &ports[0].to_string())]),
+        published(
+            "6-http-memory-multiplexing-logger-hdfs.properties",
+            &[
+                ("10004", &ports[1].to_string()),
+                ("selector.head ", "selector.header "),
+                ("s1.mapping.READ", "s1.selector.mapping.READ"),
+                ("s1.mapping.WRITE", "s1.selector.mapping.WRITE"),
+                ("selector.default = c\n", "selector.default = c1\n"),
+            ],
+        ),
+    ];
+    let agents: Vec<Agent> = hosts
+        .iter()
+        .zip(flows)
+        .map(|(host, flow)| {
+            let start = Start::new(host.path(), flow).env("HADOOP_CONF_DIR", &b.hdfs.conf());
+            start.arg("-Dflume.root.logger=INFO,console").started()
+        })
+        .collect();
+
+    let spooled = lines("spooled", 25);
+    // A file that is still written does not belong into a spool directory; it is moved there whole.
+    let aside = hosts[0].path().join("access.log.1");
+    fs::write(&aside, text(&spooled)).expect("a file");
+    fs::rename(&aside, spool.join("access.log.1")).expect("a finished file");
+
+    let mut curl = connect(ports[0]);
+    assert_eq!(post(&mut curl, r#"[{"headers":{"k1":"param1","k2":"parm2"},"body":"666 is http"}]"#), "200");
+    agents[1].wait_log("666 is http");
+    let mut curl = connect(ports[1]);
+    for (state, body) in [("READ", "099 is http"), ("WRITE", "098 is http"), ("ELSE", "097 is http")] {
+        let event = format!(r#"[{{"headers":{{"state":"{state}"}},"body":"{body}"}}]"#);
+        assert_eq!(post(&mut curl, &event), "200");
+    }
+    agents[2].wait_log("099 is http");
+    agents[2].wait_log("097 is http");
+    within(SETTLE, "the file is spooled", || spool.join("access.log.1.COMPLETED").is_file().then_some(()));
+    for agent in agents {
+        assert!(!agent.log().contains("098 is http"), "WRITE goes to HDFS only:\n{}", agent.log());
+        // Stopping drains the channels and closes the files.
+        assert_eq!(agent.stop().code(), Some(0));
+    }
+
+    let files = b.hdfs.files("/flume/events");
+    assert!(files.iter().all(|file| !file.ends_with(".tmp")), "{files:?}");
+    let below = |directory: &str| -> Vec<&String> {
+        files.iter().filter(|file| file.starts_with(&format!("/flume/events/{directory}"))).collect()
+    };
+    // Ten events a file, since nothing says otherwise; %{fileName} is always empty, so names begin with a dot.
+    let spooled_files = below("20");
+    assert!(spooled_files.len() >= 3, "{files:?}");
+    for file in &spooled_files {
+        let parts: Vec<&str> = file.split('/').collect();
+        let (day, hour) = (parts[3], parts[4]);
+        assert!(day.len() == 10 && day.matches('-').count() == 2 && hour.len() == 2, "{file}");
+        assert!(parts[5].starts_with('.'), "{file}");
+    }
+    let read = |files: &[&String]| -> Vec<String> {
+        let args: Vec<&str> = std::iter::once("-cat").chain(files.iter().map(|file| file.as_str())).collect();
+        String::from_utf8_lossy(&b.hdfs.must("fs", &args)).lines().map(str::to_owned).collect()
+    };
+    assert_eq!(read(&spooled_files), spooled);
+    assert_eq!(read(&below("replicating/")), ["666 is http"]);
+    let written = below("multiplexing/");
+    assert!(
+        written.iter().all(|file| file.starts_with("/flume/events/multiplexing/events-.")),
+        "{written:?}"
+    );
+    assert_eq!(read(&written), ["098 is http"]);
 }
 
 fn a_killed_agent_leaves_no_open_file_and_loses_nothing_answered(b: &Bench) {

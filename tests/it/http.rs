@@ -10,7 +10,7 @@ const MULTIPLEXING: &str =
     include_str!("../../conf/examples/6-http-memory-multiplexing-logger-hdfs.properties");
 
 /// Posts as curl does; the answer's status.
-fn post(stream: &mut TcpStream, body: &str) -> String {
+pub fn post(stream: &mut TcpStream, body: &str) -> String {
     let size = body.len();
     write!(
         stream,

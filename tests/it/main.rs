@@ -6,6 +6,7 @@ mod channel_tools;
 mod cli;
 mod crash;
 mod crash_files;
+mod flows;
 mod flume_peer;
 mod fuzz_corpus;
 mod guide;
