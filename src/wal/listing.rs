@@ -59,18 +59,40 @@ pub(super) struct Listing {
     pub(super) generation: u64,
 }
 
+/// So many files are looked at side by side: on a cold disk each costs two reads.
+const SIDE_BY_SIDE: usize = 32;
+
 /// A file that is named like a segment.
 struct Candidate {
+    io: Io,
     number: u64,
     path: PathBuf,
-    file: Rc<dyn File>,
     size: u64,
     block: Block<SegmentHeader>,
     /// What follows the header block.
     head: Bytes,
+    /// The last block of the file.
+    last: Vec<u8>,
 }
 
 impl Candidate {
+    /// `None` if the file is gone: given back by a running agent since the directory was read.
+    async fn open(io: Io, number: u64, path: PathBuf) -> Result<Option<Self>, WalError> {
+        let file = match io.open(&path, OpenOptions::READ).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(WalError::io(&path)(error)),
+        };
+        let size = file.metadata().await.map_err(WalError::io(&path))?.size_bytes;
+        let mut first = Bytes::from(read_exactly(&*file, &path, 0, 2 * BLOCK_SIZE as usize).await?);
+        let head = first.split_off(first.len().min(BLOCK_SIZE as usize));
+        let block = SegmentHeader::decode(&first);
+        if let Block::Newer(version) = block {
+            return Err(WalError::Newer { path, version });
+        }
+        let last = read_block(&*file, &path, size.saturating_sub(BLOCK_SIZE)).await?;
+        Ok(Some(Self { io, number, path, size, block, head, last }))
+    }
     /// The header, if it is one of the file's own.
     fn own(&self) -> Option<&SegmentHeader> {
         match &self.block {
@@ -78,8 +100,10 @@ impl Candidate {
             _ => None,
         }
     }
-    fn window(&self) -> Window {
-        Window::new(self.file.clone(), self.path.clone())
+    /// The file again: not all of them are kept open.
+    async fn window(&self) -> Result<Window, WalError> {
+        let file = self.io.open(&self.path, OpenOptions::READ).await.map_err(WalError::io(&self.path))?;
+        Ok(Window::new(file, self.path.clone()))
     }
     /// A good frame at an offset, with its payload, that says of itself where it stands and whose it is.
     async fn frame_at(
@@ -104,7 +128,7 @@ impl Candidate {
         if !self.head.starts_with(&MAGIC) {
             return Ok(None);
         }
-        Ok(self.frame_at(&mut self.window(), BLOCK_SIZE, log_id).await?.map(|(header, _)| header))
+        Ok(self.frame_at(&mut self.window().await?, BLOCK_SIZE, log_id).await?.map(|(header, _)| header))
     }
 }
 
@@ -138,7 +162,7 @@ pub(super) async fn list(
         })
         .collect();
     for candidate in candidates {
-        let (path, number) = (&candidate.path, candidate.number);
+        let number = candidate.number;
         let mut misnamed = false;
         let known = match &candidate.block {
             Block::Valid(header) if header.log_id != log_id => {
@@ -178,7 +202,12 @@ pub(super) async fn list(
             }
         };
         let footer_at = header.size - BLOCK_SIZE.min(header.size);
-        let footer = SegmentFooter::decode(&read_block(&*candidate.file, path, footer_at).await?);
+        let footer = match footer_at + BLOCK_SIZE == candidate.size {
+            true => SegmentFooter::decode(&candidate.last),
+            false => SegmentFooter::decode(
+                &candidate.window().await?.bytes(footer_at, BLOCK_SIZE, footer_at + BLOCK_SIZE).await?,
+            ),
+        };
         let footer_damaged = matches!(footer, Block::Damaged | Block::Newer(_));
         let footer = footer.valid().filter(|f| f.number == header.number && f.log_id == log_id);
         let short = (header.size > candidate.size).then_some(candidate.size);
@@ -276,21 +305,19 @@ async fn candidates(io: &Io, directory: &Path, listing: &mut Listing) -> Result<
     }
     numbers.sort();
     let mut candidates = Vec::new();
-    for (number, path) in numbers {
-        let file = match io.open(&path, OpenOptions::READ).await {
-            Ok(file) => file,
-            // Given back by a running agent since the directory was read.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(WalError::io(&path)(error)),
+    for some in numbers.chunks(SIDE_BY_SIDE) {
+        let open = |(number, path): &(u64, PathBuf)| {
+            crate::io::spawn(Candidate::open(io.clone(), *number, path.clone()))
         };
-        let size = file.metadata().await.map_err(WalError::io(&path))?.size_bytes;
-        let mut first = Bytes::from(read_exactly(&*file, &path, 0, 2 * BLOCK_SIZE as usize).await?);
-        let head = first.split_off(first.len().min(BLOCK_SIZE as usize));
-        let block = SegmentHeader::decode(&first);
-        if let Block::Newer(version) = block {
-            return Err(WalError::Newer { path, version });
+        let opening: Vec<_> = some.iter().map(open).collect();
+        for one in opening {
+            candidates.extend(match one.await.map_err(tokio::task::JoinError::try_into_panic) {
+                Ok(found) => found?,
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // Nobody aborts it but the end of the shard.
+                Err(Err(_)) => return Err(WalError::Closed),
+            });
         }
-        candidates.push(Candidate { number, path, file, size, block, head });
     }
     Ok(candidates)
 }
@@ -364,7 +391,7 @@ async fn is_missed(candidate: &Candidate, durable: u64, next_base: u64) -> Resul
     if recycled {
         return Ok(false);
     }
-    let mut window = candidate.window();
+    let mut window = candidate.window().await?;
     let mut offset = BLOCK_SIZE;
     while offset < candidate.size {
         let bytes = window.bytes(offset, WINDOW, candidate.size).await?;
@@ -387,7 +414,7 @@ async fn rebuild(
     // A prepared file has no frame at its start and need not be searched.
     let limit = if whole { candidate.size } else { candidate.size.min(BLOCK_SIZE + MAGIC.len() as u64) };
     let finder = memchr::memmem::Finder::new(&MAGIC);
-    let (mut search, mut reading) = (candidate.window(), candidate.window());
+    let (mut search, mut reading) = (candidate.window().await?, candidate.window().await?);
     let mut offset = BLOCK_SIZE;
     while offset < limit {
         let window = search.bytes(offset, WINDOW, limit).await?;

@@ -320,11 +320,15 @@ impl Consumer {
 
 /// Creates a directory and its parents so that a power loss does not take them away again.
 ///
-/// Parents that were there already are synced too: the process that made them may have died before it could.
+/// Parents that were there already are synced too: the process that made them may have died before it could. Not so
+/// if `witness` lies in the directory, a file that is made after this function was done.
 ///
 /// # Errors
 /// As [`crate::io::Engine::create_dir_all`] and [`crate::io::Engine::sync_dir`].
-pub async fn create_directory(io: &Io, directory: &Path) -> io::Result<()> {
+pub async fn create_directory(io: &Io, directory: &Path, witness: &str) -> io::Result<()> {
+    if io.metadata(&directory.join(witness)).await.is_ok() {
+        return Ok(());
+    }
     io.create_dir_all(directory).await?;
     for above in directory.ancestors().skip(1) {
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };

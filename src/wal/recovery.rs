@@ -36,7 +36,7 @@ pub(super) fn copy_path(directory: &Path, log_id: u64) -> PathBuf {
 pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recovered), WalError> {
     let directory = options.directory.clone();
     let at = |error| WalError::io(&directory)(error);
-    create_directory(io, &directory).await.map_err(at)?;
+    create_directory(io, &directory, STATE_FILE).await.map_err(at)?;
     let lock = io.lock(&directory.join(LOCK_FILE)).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => WalError::Locked(directory.clone()),
         _ => at(error),

@@ -32,7 +32,7 @@ const GROUP_SIZE: usize = 192 << 10;
 const UNWRITTEN_MAX: usize = (IN_FLIGHT_MAX + 2) * LARGE_SIZE;
 /// A snapshot of the marks is due after this many bytes, or after 32 times its own size: recovery reads from
 /// the last one, and it costs at most a thirty-second part of what is written.
-const SNAPSHOT_EVERY: u64 = 16 << 20;
+const SNAPSHOT_EVERY: u64 = 4 << 20;
 /// Largest frame of a snapshot in bytes; larger tables take several.
 const SNAPSHOT_FRAME_SIZE: usize = 256 << 10;
 /// Bytes at the start of a snapshot before its marks: consumer's low watermark and position, bytes of records.

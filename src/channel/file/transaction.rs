@@ -115,7 +115,7 @@ impl FileChannel {
         directories.extend(config.data_dirs.iter().map(|dir| (DATA_DIRS_NAME, dir)));
         for (property, directory) in directories {
             let fail = |error: std::io::Error| unusable(property, directory, &error.to_string());
-            crate::wal::create_directory(io, directory).await.map_err(fail)?;
+            crate::wal::create_directory(io, directory, crate::wal::LOCK_FILE).await.map_err(fail)?;
             // One shard stands for all of them; each log has a lock besides.
             if cx.shard.index == 0 {
                 let lock = io.lock(&directory.join(crate::wal::LOCK_FILE));
