@@ -106,6 +106,7 @@ async fn open_channel(io: &Io, dir: &Path) -> Result<(Rc<dyn Channel>, Arc<Chann
         name: "c1".into(),
         settings: entries.collect(),
         listed: None,
+        globals: Default::default(),
     };
     let mut complaints = Vec::new();
     let config = file::parse(&mut ParseContext::new(&settings, &mut complaints));

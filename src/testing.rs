@@ -31,6 +31,7 @@ pub fn settings(kind: Kind, lines: &str) -> ComponentSettings {
         name: "x1".into(),
         settings: entries.collect(),
         listed: Some(location(1)),
+        globals: Default::default(),
     }
 }
 

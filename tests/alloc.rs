@@ -65,6 +65,7 @@ fn settings(lines: &[(&str, String)]) -> ComponentSettings {
         name: "c1".into(),
         settings: lines.iter().map(|(key, value)| ((*key).to_owned(), setting(value))).collect(),
         listed: None,
+        globals: Default::default(),
     }
 }
 

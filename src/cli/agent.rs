@@ -86,6 +86,9 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
             tracing::warn!("{option} has no effect: nothing here is loaded from Java archives");
         }
     }
+    if let Some((taken, ignored)) = &flow.env_summary {
+        tracing::info!(taken = %taken, ignored = %ignored, "read flume-env.sh");
+    }
     for option in &flow.ignored {
         tracing::warn!("{option} has no effect: nothing here is loaded from Java archives");
     }

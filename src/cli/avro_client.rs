@@ -184,7 +184,14 @@ async fn settings(io: &Io, args: &AvroClientArgs) -> Result<ComponentSettings, P
         return Err(Problem { message: message.to_owned(), code: BAD_CONFIG });
     }
     let (agent, name) = ("avro-client".into(), "rpc".into());
-    Ok(ComponentSettings { agent, kind: Kind::Sink, name, settings, listed: None })
+    Ok(ComponentSettings {
+        agent,
+        kind: Kind::Sink,
+        name,
+        settings,
+        listed: None,
+        globals: Default::default(),
+    })
 }
 
 enum Input {

@@ -13,8 +13,10 @@ use super::arguments::Arguments;
 pub struct FlumeEnv {
     /// Variables, for `${env:NAME}`.
     pub variables: HashMap<String, String>,
-    /// `-D` options of `JAVA_OPTS`.
+    /// `-D` options of `JAVA_OPTS` and `FLUME_JAVA_OPTS`.
     pub properties: Vec<(String, String)>,
+    /// What has no effect here: other options of Java, variables whose value a shell would have to work out.
+    pub ignored: Vec<String>,
 }
 
 impl FlumeEnv {
@@ -25,7 +27,14 @@ impl FlumeEnv {
     }
 
     fn parse(text: &str) -> Self {
-        let mut env = Self::default();
+        #[derive(Default)]
+        struct Found {
+            variables: HashMap<String, String>,
+            /// Value and the variable it stands in.
+            properties: Vec<(String, (String, String))>,
+            ignored: Vec<String>,
+        }
+        let mut env = Found::default();
         for line in text.lines() {
             let line = line.trim();
             let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
@@ -37,14 +46,36 @@ impl FlumeEnv {
             let value = value.trim();
             let quoted = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.split_once(*q));
             let value = quoted.map_or_else(|| value.split_whitespace().next().unwrap_or(""), |(v, _)| v);
-            if name == "JAVA_OPTS" {
-                let words = value.split_whitespace().filter(|w| w.starts_with("-D"));
-                env.properties = Arguments::split(words.map(Into::into)).properties;
-            } else if !value.contains(['$', '`']) {
+            if name == "JAVA_OPTS" || name == "FLUME_JAVA_OPTS" {
+                let (ours, others): (Vec<&str>, Vec<&str>) =
+                    value.split_whitespace().partition(|word| word.starts_with("-D"));
+                // A value that does not repeat the variable replaces what an earlier line gave it.
+                let is_repeated =
+                    |word: &&str| *word == format!("${name}") || *word == format!("${{{name}}}");
+                if !others.iter().any(is_repeated) {
+                    env.properties.retain(|(_, from)| from.1 != name);
+                }
+                let found = Arguments::split(ours.into_iter().map(Into::into)).properties;
+                env.properties.extend(found.into_iter().map(|(key, value)| (key, (value, name.to_owned()))));
+                // Of an option such as -javaagent:… only its name: a value may be a secret.
+                let names = others.iter().filter(|word| !is_repeated(word));
+                env.ignored.extend(names.map(|word| word.split(['=', ':']).next().unwrap_or("").to_owned()));
+            } else if value.contains(['$', '`']) {
+                env.ignored.push(name.to_owned());
+            } else {
                 env.variables.insert(name.to_owned(), value.to_owned());
             }
         }
-        env
+        let properties = env.properties.into_iter().map(|(key, (value, _))| (key, value)).collect();
+        Self { variables: env.variables, properties, ignored: env.ignored }
+    }
+
+    /// The names of what is taken, and of what has no effect. `None` if the file sets nothing.
+    pub fn summary(&self) -> Option<(String, String)> {
+        let mut taken: Vec<String> = self.variables.keys().cloned().collect();
+        taken.extend(self.properties.iter().map(|(key, _)| format!("-D{key}")));
+        taken.sort();
+        (!taken.is_empty() || !self.ignored.is_empty()).then(|| (taken.join(" "), self.ignored.join(" ")))
     }
 }
 
@@ -62,5 +93,20 @@ mod tests {
         assert_eq!(found, ["A=b c", "B=d", "PORT=44"]);
         let expected = [("com.sun.x", ""), ("flume.monitoring.type", "http")];
         assert_eq!(env.properties, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(env.ignored, ["C", "-Xms100m"]);
+    }
+
+    #[test]
+    fn options_of_java_add_up_and_are_named_without_their_values() {
+        let text = "JAVA_OPTS=\"-Da=1\"\nexport JAVA_OPTS=\"$JAVA_OPTS -Db=2 -javaagent:/x=pw\"\n\
+            FLUME_JAVA_OPTS='-Djavax.net.ssl.keyStorePassword=hunter2'\nTOKEN=hunter3\n";
+        let env = FlumeEnv::parse(text);
+        let names: Vec<&str> = env.properties.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(names, ["a", "b", "javax.net.ssl.keyStorePassword"]);
+        let summary = ("-Da -Db -Djavax.net.ssl.keyStorePassword TOKEN".to_owned(), "-javaagent".to_owned());
+        assert_eq!(env.summary(), Some(summary));
+        let replaced = FlumeEnv::parse("JAVA_OPTS=-Da=1\nJAVA_OPTS=-Db=2\n");
+        assert_eq!(replaced.properties, [("b".to_owned(), "2".to_owned())]);
+        assert_eq!(FlumeEnv::parse("# nothing").summary(), None);
     }
 }

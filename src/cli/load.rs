@@ -15,7 +15,7 @@ use crate::codec::date_pattern::{DatePattern, Dialect};
 use crate::config::model::AgentConfig;
 use crate::config::properties;
 use crate::config::resolve::Lookups;
-use crate::config::{Diagnostic, Severity};
+use crate::config::{Diagnostic, Globals, Severity};
 use crate::config_filter::{self, World};
 use crate::io::{EngineKind, machine, run_local};
 use crate::registry;
@@ -76,6 +76,8 @@ pub struct Flow {
     conf: Option<PathBuf>,
     compat: bool,
     variables: HashMap<String, String>,
+    /// What `flume-env.sh` has that counts, and what does not, for the log; no values.
+    pub env_summary: Option<(String, String)>,
     /// `-D` properties: those of `flume-env.sh`, then those of the command line, which win.
     pub system: Vec<(String, String)>,
 }
@@ -84,6 +86,7 @@ impl FlowArgs {
     /// Adds what `flume-env.sh` and the command line set.
     pub fn flow(&self, properties: Vec<(String, String)>) -> Flow {
         let mut env = FlumeEnv::read(self.conf.as_deref());
+        let env_summary = env.summary();
         env.properties.extend(properties);
         let origins = match &self.zookeeper {
             Some(servers) => {
@@ -112,6 +115,7 @@ impl FlowArgs {
             conf: self.conf.clone(),
             compat: self.compat,
             variables: env.variables,
+            env_summary,
             system: env.properties,
         }
     }
@@ -128,12 +132,17 @@ impl Flow {
             conf: None,
             compat: false,
             variables: HashMap::new(),
+            env_summary: None,
             system: Vec::new(),
         }
     }
+    /// What its components fall back on.
+    fn globals(&self) -> Globals {
+        Globals::new(self.system.iter().cloned().collect(), self.variables.clone())
+    }
     /// A reader of its places.
     pub fn reader(&self) -> Reader {
-        Reader::new(&self.origins, self.login.clone())
+        Reader::new(&self.origins, self.login.clone(), self.globals())
     }
 }
 
@@ -168,6 +177,7 @@ pub fn load(flow: &Flow, texts: &[Text], diagnostics: &mut Vec<Diagnostic>) -> O
         }
         let mut config = AgentConfig::read(&flow.name, &entries, diagnostics)?;
         let world = World { io, env: &env, conf: flow.conf.as_deref() };
+        config.set_globals(&flow.globals());
         let said = diagnostics.len();
         config_filter::apply(&mut config, registry::CONFIG_FILTERS, &world, diagnostics).await;
         if flow.compat {

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::client::fetch::{self, Login, Page, Url};
 use crate::client::zookeeper::Session;
-use crate::config::tls::{ClientTls, StoreFile};
+use crate::config::Globals;
+use crate::config::tls::{ClientTls, global_truststore};
 use crate::config::{Diagnostic, properties};
 use crate::io::{EngineKind, Io, run_local};
 
@@ -88,17 +89,18 @@ enum Seen {
 pub struct Reader {
     origins: Vec<(Origin, Seen)>,
     login: Option<Login>,
+    globals: Globals,
 }
 
 impl Reader {
     /// Nothing is read yet.
-    pub fn new(origins: &[Origin], login: Option<Login>) -> Self {
+    pub fn new(origins: &[Origin], login: Option<Login>, globals: Globals) -> Self {
         let seen = |origin: &Origin| match origin {
             Origin::File(_) | Origin::ClassPath(_) => Seen::File(None),
             Origin::Http(_) => Seen::Page(None),
             Origin::Node(..) => Seen::Node,
         };
-        Self { origins: origins.iter().map(|o| (o.clone(), seen(o))).collect(), login }
+        Self { origins: origins.iter().map(|o| (o.clone(), seen(o))).collect(), login, globals }
     }
 
     /// The ZooKeeper node, if the flow is in one.
@@ -126,7 +128,7 @@ impl Reader {
                 }
                 (Origin::Http(_), Seen::Page(Some(page))) => page.bytes.clone(),
                 (Origin::Http(url), seen) => {
-                    let page = fetch(url, self.login.as_ref(), None)
+                    let page = fetch(url, self.login.as_ref(), &self.globals, None)
                         .and_then(|page| page.ok_or("the server sends nothing".to_owned()))
                         .map_err(|e| {
                             Diagnostic::error(format!("-u {shown}"), format!("cannot be read: {e}"))
@@ -161,7 +163,7 @@ impl Reader {
                 }
                 (Origin::Http(url), Seen::Page(page)) => {
                     let since = page.as_ref().and_then(|p| p.last_modified.clone());
-                    match fetch(url, self.login.as_ref(), since.as_deref()) {
+                    match fetch(url, self.login.as_ref(), &self.globals, since.as_deref()) {
                         Ok(Some(now)) => {
                             changed |= page.as_ref().is_none_or(|p| p.bytes != now.bytes);
                             *page = Some(now);
@@ -238,11 +240,13 @@ fn local<T, F: Future<Output = std::io::Result<T>>>(main: impl FnOnce(Io) -> F) 
     run_local(EngineKind::Portable, main)?
 }
 
-fn fetch(url: &Url, login: Option<&Login>, since: Option<&str>) -> Result<Option<Page>, String> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let truststore = variable("FLUME_SSL_TRUSTSTORE_PATH")
-        .map(|path| StoreFile { path: path.into(), password: variable("FLUME_SSL_TRUSTSTORE_PASSWORD") });
-    let tls = ClientTls { truststore, ..ClientTls::default() };
+fn fetch(
+    url: &Url,
+    login: Option<&Login>,
+    globals: &Globals,
+    since: Option<&str>,
+) -> Result<Option<Page>, String> {
+    let tls = ClientTls { truststore: global_truststore(globals), ..ClientTls::default() };
     run_local(EngineKind::Portable, |io| async move { fetch::get(&io, url, login, &tls, since).await })
         .map_err(|e| e.to_string())?
 }

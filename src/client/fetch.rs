@@ -164,7 +164,9 @@ async fn connect(io: &Io, url: &Url, tls: &ClientTls) -> Result<Box<dyn Stream>,
     for address in io.resolve(&url.host, url.port).await.map_err(|e| format!("{}: {e}", url.host))? {
         match io.connect(address).await {
             Ok(stream) if url.is_tls => {
-                let connector = Connector::open(io, tls).await.map_err(|e| e.to_string())?;
+                let connector = Connector::open(io, &ClientTls { verify_host: true, ..tls.clone() })
+                    .await
+                    .map_err(|e| e.to_string())?;
                 return connector.connect(&url.host, stream).await.map_err(|e| e.to_string());
             }
             Ok(stream) => return Ok(stream),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Location};
+use super::globals::Globals;
 use super::nearest::distance;
 use super::property::{Property, PropertySpec, PropertyValue};
 
@@ -75,6 +76,8 @@ pub struct ComponentSettings {
     pub settings: BTreeMap<String, Setting>,
     /// Where the component is listed (`a1.sources = r1`).
     pub listed: Option<Location>,
+    /// What it falls back on.
+    pub globals: Globals,
 }
 
 impl ComponentSettings {
@@ -119,6 +122,10 @@ impl<'a> ParseContext<'a> {
     /// The agent's name.
     pub fn agent(&self) -> &'a str {
         &self.component.agent
+    }
+    /// What the component falls back on.
+    pub fn globals(&self) -> &'a Globals {
+        &self.component.globals
     }
     /// A setting as written, without declaration or default.
     pub fn raw(&self, key: &str) -> Option<&'a Setting> {

@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod diagnostic;
+pub mod globals;
 pub mod model;
 pub mod nearest;
 pub mod properties;
@@ -12,6 +13,7 @@ pub mod tls;
 
 pub use context::{ComponentSettings, Kind, ParseContext, Setting};
 pub use diagnostic::{Diagnostic, Location, Severity};
+pub use globals::Globals;
 pub use property::{
-    CommaList, Millis, Pattern, Port, Positive, Property, PropertySpec, PropertyValue, Seconds, Words,
+    CommaList, Millis, Pattern, Port, Positive, Property, PropertySpec, PropertyValue, Seconds, Specs, Words,
 };

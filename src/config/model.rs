@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::diagnostic::{Diagnostic, Location};
 use super::nearest::{distance, nearest};
 use super::properties::Entry;
-use super::{ComponentSettings, Kind, Setting};
+use super::{ComponentSettings, Globals, Kind, Setting};
 
 /// The components of one agent, in the order they are listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub struct AgentConfig {
 const KINDS: [Kind; 5] = [Kind::Source, Kind::Channel, Kind::Sink, Kind::SinkGroup, Kind::ConfigFilter];
 
 impl AgentConfig {
+    /// Gives every component what it falls back on.
+    pub fn set_globals(&mut self, globals: &Globals) {
+        let all = self.sources.iter_mut().chain(&mut self.channels).chain(&mut self.sinks);
+        all.chain(&mut self.sink_groups).for_each(|component| component.globals = globals.clone());
+    }
+
     /// Finds an agent in a file's entries. Values are resolved already. `None` after a complaint.
     pub fn read(name: &str, entries: &[Entry], diagnostics: &mut Vec<Diagnostic>) -> Option<Self> {
         let mut settings: BTreeMap<&str, Setting> = BTreeMap::new();
@@ -155,8 +161,14 @@ fn components(
             .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_owned(), (*v).clone())))
             .collect();
         let listed = Some(list.location.clone());
-        let component =
-            ComponentSettings { agent: agent.to_owned(), kind, name: name.to_owned(), settings, listed };
+        let component = ComponentSettings {
+            agent: agent.to_owned(),
+            kind,
+            name: name.to_owned(),
+            settings,
+            listed,
+            globals: Globals::default(),
+        };
         if component.settings.is_empty() {
             diagnostics.push(
                 Diagnostic::error(

@@ -29,7 +29,15 @@ pub trait PropertySpec: Sync {
     fn check(&self, text: &str) -> Result<(), String>;
     /// Value is a secret and prints as `[secret]`.
     fn is_secret(&self) -> bool;
+    /// What may stand below a family: prefixes and their properties. `get` reads the component's settings beside
+    /// the family. `None`: anything.
+    fn members(&self, get: &dyn Fn(&str) -> Option<String>) -> Option<Vec<(String, Specs)>>;
 }
+
+/// Declarations of properties.
+pub type Specs = &'static [&'static dyn PropertySpec];
+/// Finds out what may stand below a family, see [`PropertySpec::members`].
+pub type Members = fn(&dyn Fn(&str) -> Option<String>) -> Option<Vec<(String, Specs)>>;
 
 /// A type a property's text can be read as.
 pub trait PropertyValue: Sized + 'static {
@@ -56,6 +64,7 @@ pub struct Property<T> {
     required: bool,
     family: bool,
     secret: bool,
+    members: Option<Members>,
     doc: &'static str,
     value: PhantomData<fn() -> T>,
 }
@@ -67,7 +76,7 @@ impl<T: PropertyValue> Property<T> {
         required: bool,
         doc: &'static str,
     ) -> Self {
-        Self { name, default, required, family: false, secret: false, doc, value: PhantomData }
+        Self { name, default, required, family: false, secret: false, members: None, doc, value: PhantomData }
     }
     /// A property without which the component cannot work.
     pub const fn required(name: &'static str, doc: &'static str) -> Self {
@@ -86,6 +95,12 @@ impl<T: PropertyValue> Property<T> {
         let mut property = Self::new(prefix, None, false, doc);
         property.family = true;
         property
+    }
+    /// Only these keys may stand below the family.
+    #[must_use]
+    pub const fn members(mut self, members: Members) -> Self {
+        self.members = Some(members);
+        self
     }
     /// The value prints as `[secret]`.
     #[must_use]
@@ -119,6 +134,9 @@ impl<T: PropertyValue> PropertySpec for Property<T> {
     }
     fn is_secret(&self) -> bool {
         self.secret
+    }
+    fn members(&self, get: &dyn Fn(&str) -> Option<String>) -> Option<Vec<(String, Specs)>> {
+        self.members?(get)
     }
 }
 

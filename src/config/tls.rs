@@ -1,11 +1,13 @@
 //! The TLS properties that listening sources have in common, and those of clients.
 //!
 //! Flume: `SSLUtil`, `SslContextAwareAbstractSource`. A component that reads them lists each constant among
-//! its own properties. What a component leaves out is taken from the environment (`FLUME_SSL_…`).
+//! its own properties. What a component leaves out is taken from the `-D` properties (`javax.net.ssl.…`,
+//! `flume.ssl.…`), then from the environment (`FLUME_SSL_…`).
 
 use std::path::PathBuf;
 
 use super::context::ParseContext;
+use super::globals::Globals;
 use super::property::{Property, Words};
 
 /// `ssl`
@@ -13,34 +15,34 @@ pub const SSL: Property<bool> = Property::optional("ssl", "false", "Speak TLS on
 /// `keystore`
 pub const KEYSTORE: Property<PathBuf> = Property::absent(
     "keystore",
-    "File with the private key and its certificate chain: JKS, PKCS12 or PEM. Default: FLUME_SSL_KEYSTORE_PATH.",
+    "File with the private key and its certificate chain: JKS, PKCS12 or PEM. Default: -Djavax.net.ssl.keyStore, FLUME_SSL_KEYSTORE_PATH.",
 );
 /// `keystore-password`
 pub const KEYSTORE_PASSWORD: Property<String> = Property::absent(
     "keystore-password",
-    "Password of the key store and its key. Default: FLUME_SSL_KEYSTORE_PASSWORD.",
+    "Password of the key store and its key. Default: -Djavax.net.ssl.keyStorePassword, FLUME_SSL_KEYSTORE_PASSWORD.",
 )
 .secret();
 /// `keystore-type`
 pub const KEYSTORE_TYPE: Property<String> = Property::absent(
     "keystore-type",
-    "JKS, PKCS12 or PEM. The file's content is looked at in any case. Default: FLUME_SSL_KEYSTORE_TYPE or JKS.",
+    "JKS, PKCS12 or PEM. The file's content is looked at in any case. Default: -Djavax.net.ssl.keyStoreType, FLUME_SSL_KEYSTORE_TYPE or JKS.",
 );
 /// `truststore`
 pub const TRUSTSTORE: Property<PathBuf> = Property::absent(
     "truststore",
-    "File with the certificates to trust: JKS, PKCS12 or PEM. Default: FLUME_SSL_TRUSTSTORE_PATH, then the system's.",
+    "File with the certificates to trust: JKS, PKCS12 or PEM. Default: -Djavax.net.ssl.trustStore, FLUME_SSL_TRUSTSTORE_PATH, then the system's.",
 );
 /// `truststore-password`
 pub const TRUSTSTORE_PASSWORD: Property<String> = Property::absent(
     "truststore-password",
-    "Password of the trust store. Default: FLUME_SSL_TRUSTSTORE_PASSWORD.",
+    "Password of the trust store. Default: -Djavax.net.ssl.trustStorePassword, FLUME_SSL_TRUSTSTORE_PASSWORD.",
 )
 .secret();
 /// `truststore-type`
 pub const TRUSTSTORE_TYPE: Property<String> = Property::absent(
     "truststore-type",
-    "JKS, PKCS12 or PEM. The file's content is looked at in any case. Default: FLUME_SSL_TRUSTSTORE_TYPE or JKS.",
+    "JKS, PKCS12 or PEM. The file's content is looked at in any case. Default: -Djavax.net.ssl.trustStoreType, FLUME_SSL_TRUSTSTORE_TYPE or JKS.",
 );
 /// `trust-all-certs`
 pub const TRUST_ALL: Property<bool> =
@@ -48,22 +50,22 @@ pub const TRUST_ALL: Property<bool> =
 /// `include-protocols`
 pub const INCLUDE_PROTOCOLS: Property<Words> = Property::absent(
     "include-protocols",
-    "Protocols to offer, of TLSv1.2 and TLSv1.3. Older ones are not spoken. Default: FLUME_SSL_INCLUDE_PROTOCOLS or both.",
+    "Protocols to offer, of TLSv1.2 and TLSv1.3. Older ones are not spoken. Default: -Dflume.ssl.include.protocols, FLUME_SSL_INCLUDE_PROTOCOLS or both.",
 );
 /// `exclude-protocols`
 pub const EXCLUDE_PROTOCOLS: Property<Words> = Property::absent(
     "exclude-protocols",
-    "Protocols not to offer. Default: FLUME_SSL_EXCLUDE_PROTOCOLS; SSLv3 is never offered.",
+    "Protocols not to offer. Default: -Dflume.ssl.exclude.protocols, FLUME_SSL_EXCLUDE_PROTOCOLS; SSLv3 is never offered.",
 );
 /// `include-cipher-suites`
 pub const INCLUDE_CIPHER_SUITES: Property<Words> = Property::absent(
     "include-cipher-suites",
-    "Cipher suites to offer, by their Java names. Default: FLUME_SSL_INCLUDE_CIPHERSUITES or all.",
+    "Cipher suites to offer, by their Java names. Default: -Dflume.ssl.include.cipherSuites, FLUME_SSL_INCLUDE_CIPHERSUITES or all.",
 );
 /// `exclude-cipher-suites`
 pub const EXCLUDE_CIPHER_SUITES: Property<Words> = Property::absent(
     "exclude-cipher-suites",
-    "Cipher suites not to offer, by their Java names. Default: FLUME_SSL_EXCLUDE_CIPHERSUITES.",
+    "Cipher suites not to offer, by their Java names. Default: -Dflume.ssl.exclude.cipherSuites, FLUME_SSL_EXCLUDE_CIPHERSUITES.",
 );
 
 /// Which protocols and cipher suites are offered.
@@ -125,15 +127,43 @@ pub struct ClientTls {
     pub truststore: Option<StoreFile>,
     /// Trust anybody.
     pub trust_all: bool,
+    /// The certificate must be for the host that was asked for. Flume's RPC clients do not look at it.
+    pub verify_host: bool,
     /// What is offered.
     pub offered: Offered,
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty())
+/// A default of all components: the `-D` property, else the environment variable.
+struct Fallback(&'static str, &'static str);
+
+const GLOBAL_KEYSTORE_PATH: Fallback = Fallback("javax.net.ssl.keyStore", "FLUME_SSL_KEYSTORE_PATH");
+const GLOBAL_KEYSTORE_PASSWORD: Fallback =
+    Fallback("javax.net.ssl.keyStorePassword", "FLUME_SSL_KEYSTORE_PASSWORD");
+const GLOBAL_TRUSTSTORE_PATH: Fallback = Fallback("javax.net.ssl.trustStore", "FLUME_SSL_TRUSTSTORE_PATH");
+const GLOBAL_TRUSTSTORE_PASSWORD: Fallback =
+    Fallback("javax.net.ssl.trustStorePassword", "FLUME_SSL_TRUSTSTORE_PASSWORD");
+const GLOBAL_INCLUDE_PROTOCOLS: Fallback =
+    Fallback("flume.ssl.include.protocols", "FLUME_SSL_INCLUDE_PROTOCOLS");
+const GLOBAL_EXCLUDE_PROTOCOLS: Fallback =
+    Fallback("flume.ssl.exclude.protocols", "FLUME_SSL_EXCLUDE_PROTOCOLS");
+const GLOBAL_INCLUDE_CIPHERSUITES: Fallback =
+    Fallback("flume.ssl.include.cipherSuites", "FLUME_SSL_INCLUDE_CIPHERSUITES");
+const GLOBAL_EXCLUDE_CIPHERSUITES: Fallback =
+    Fallback("flume.ssl.exclude.cipherSuites", "FLUME_SSL_EXCLUDE_CIPHERSUITES");
+
+impl Fallback {
+    fn read(&self, globals: &Globals) -> Option<String> {
+        globals.get(self.0, self.1)
+    }
 }
 
-fn words(cx: &mut ParseContext<'_>, property: &Property<Words>, fallback: &str) -> Option<Vec<String>> {
+/// The trust store of clients that have no property of their own for it.
+pub fn global_truststore(globals: &Globals) -> Option<StoreFile> {
+    let path = GLOBAL_TRUSTSTORE_PATH.read(globals)?.into();
+    Some(StoreFile { path, password: GLOBAL_TRUSTSTORE_PASSWORD.read(globals) })
+}
+
+fn words(cx: &mut ParseContext<'_>, property: &Property<Words>, fallback: &Fallback) -> Option<Vec<String>> {
     // The environment's lists are separated by commas, the components' by blanks: take both.
     let split = |text: &str| -> Vec<String> {
         text.split([',', ' ', '\t']).filter(|w| !w.is_empty()).map(str::to_owned).collect()
@@ -141,16 +171,16 @@ fn words(cx: &mut ParseContext<'_>, property: &Property<Words>, fallback: &str) 
     let own = cx.get_opt(property)?;
     Some(match own {
         Some(Words(words)) => words.iter().flat_map(|w| split(w)).collect(),
-        None => environment(fallback).map(|text| split(&text)).unwrap_or_default(),
+        None => fallback.read(cx.globals()).map(|text| split(&text)).unwrap_or_default(),
     })
 }
 
 fn parse_offered(cx: &mut ParseContext<'_>) -> Option<Offered> {
     let offered = Offered {
-        include_protocols: words(cx, &INCLUDE_PROTOCOLS, "FLUME_SSL_INCLUDE_PROTOCOLS")?,
-        exclude_protocols: words(cx, &EXCLUDE_PROTOCOLS, "FLUME_SSL_EXCLUDE_PROTOCOLS")?,
-        include_cipher_suites: words(cx, &INCLUDE_CIPHER_SUITES, "FLUME_SSL_INCLUDE_CIPHERSUITES")?,
-        exclude_cipher_suites: words(cx, &EXCLUDE_CIPHER_SUITES, "FLUME_SSL_EXCLUDE_CIPHERSUITES")?,
+        include_protocols: words(cx, &INCLUDE_PROTOCOLS, &GLOBAL_INCLUDE_PROTOCOLS)?,
+        exclude_protocols: words(cx, &EXCLUDE_PROTOCOLS, &GLOBAL_EXCLUDE_PROTOCOLS)?,
+        include_cipher_suites: words(cx, &INCLUDE_CIPHER_SUITES, &GLOBAL_INCLUDE_CIPHERSUITES)?,
+        exclude_cipher_suites: words(cx, &EXCLUDE_CIPHER_SUITES, &GLOBAL_EXCLUDE_CIPHERSUITES)?,
     };
     if !offered.protocol("TLSv1.2") && !offered.protocol("TLSv1.3") {
         let key =
@@ -173,8 +203,8 @@ pub fn parse_server(cx: &mut ParseContext<'_>) -> Option<Option<ServerTls>> {
         return Some(None);
     }
     let offered = parse_offered(cx);
-    let path = path?.or_else(|| environment("FLUME_SSL_KEYSTORE_PATH").map(PathBuf::from));
-    let password = password?.or_else(|| environment("FLUME_SSL_KEYSTORE_PASSWORD"));
+    let path = path?.or_else(|| GLOBAL_KEYSTORE_PATH.read(cx.globals()).map(PathBuf::from));
+    let password = password?.or_else(|| GLOBAL_KEYSTORE_PASSWORD.read(cx.globals()));
     let pem = path.as_ref().and_then(|p| p.extension()).is_some_and(|e| e == "pem");
     if path.is_none() {
         let hint = format!("add: {} = /etc/flume/server.p12", cx.full_key("keystore"));
@@ -200,10 +230,10 @@ pub fn parse_client(cx: &mut ParseContext<'_>) -> Option<Option<ClientTls>> {
         return Some(None);
     }
     let offered = parse_offered(cx)?;
-    let path = path?.or_else(|| environment("FLUME_SSL_TRUSTSTORE_PATH").map(PathBuf::from));
-    let password = password?.or_else(|| environment("FLUME_SSL_TRUSTSTORE_PASSWORD"));
+    let path = path?.or_else(|| GLOBAL_TRUSTSTORE_PATH.read(cx.globals()).map(PathBuf::from));
+    let password = password?.or_else(|| GLOBAL_TRUSTSTORE_PASSWORD.read(cx.globals()));
     let truststore = path.map(|path| StoreFile { path, password });
-    Some(Some(ClientTls { truststore, trust_all: trust_all?, offered }))
+    Some(Some(ClientTls { truststore, trust_all: trust_all?, verify_host: false, offered }))
 }
 
 #[cfg(test)]
@@ -233,6 +263,44 @@ mod tests {
             parse(Kind::Source, "ssl = true\nkeystore = /k.pem\ninclude-protocols = TLSv1", parse_server);
         assert!(tls.is_none());
         assert!(complaints[0].contains("TLSv1.2 and TLSv1.3"), "{complaints:?}");
+    }
+
+    #[test]
+    fn defaults_of_all_components() {
+        let system = [
+            ("javax.net.ssl.keyStore", "/system.jks"),
+            ("javax.net.ssl.trustStorePassword", "trusted"),
+            ("flume.ssl.include.protocols", "TLSv1.3,TLSv1"),
+        ];
+        let variables = [
+            ("FLUME_SSL_KEYSTORE_PATH", "/variable.jks"),
+            ("FLUME_SSL_KEYSTORE_PASSWORD", "secret"),
+            ("FLUME_SSL_TRUSTSTORE_PATH", "/trust.jks"),
+        ];
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let globals = Globals::new(map(&system), map(&variables));
+        assert!(!format!("{globals:?}").contains("secret\""));
+        let mut settings = crate::testing::settings(Kind::Source, "ssl = true");
+        settings.globals = globals.clone();
+        let mut complaints = Vec::new();
+        let server = parse_server(&mut ParseContext::new(&settings, &mut complaints)).unwrap().unwrap();
+        let client = parse_client(&mut ParseContext::new(&settings, &mut complaints)).unwrap().unwrap();
+        assert!(complaints.is_empty(), "{complaints:?}");
+        let store =
+            |path: &str, password: &str| StoreFile { path: path.into(), password: Some(password.into()) };
+        assert_eq!(server.keystore, store("/system.jks", "secret"), "a property goes before a variable");
+        assert!(server.offered.protocol("TLSv1.3") && !server.offered.protocol("TLSv1.2"));
+        assert_eq!(client.truststore, Some(store("/trust.jks", "trusted")));
+        assert_eq!(global_truststore(&globals), client.truststore);
+        // The component's own goes before both; nothing here switches TLS on.
+        settings =
+            crate::testing::settings(Kind::Source, "ssl = true\nkeystore = /own.jks\nkeystore-password = o");
+        settings.globals = globals.clone();
+        let own = parse_server(&mut ParseContext::new(&settings, &mut complaints)).unwrap().unwrap();
+        assert_eq!(own.keystore, store("/own.jks", "o"));
+        settings = crate::testing::settings(Kind::Source, "port = 1");
+        settings.globals = globals;
+        assert_eq!(parse_server(&mut ParseContext::new(&settings, &mut complaints)), Some(None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Interceptor, InterceptorConfig, InterceptorEntry, ready, rebuild_own
 use crate::codec::date_pattern::{DatePattern, Dialect};
 use crate::codec::java_regex::{Groups, JavaRegex, as_java_sees};
 use crate::component::OpenError;
-use crate::config::{ParseContext, Pattern, Property, PropertySpec, PropertyValue, Words};
+use crate::config::{ParseContext, Pattern, Property, PropertySpec, PropertyValue, Specs, Words};
 use crate::event::EventBatch;
 use crate::io::{Io, LocalBoxFuture};
 
@@ -28,7 +28,13 @@ const SERIALIZER: Property<String> = Property::family(
     "`serializers.<s>.name` (required): header to set. `serializers.<s>.type`: `default` takes the text as it is, \
      `org.apache.flume.interceptor.RegexExtractorInterceptorMillisSerializer` reads a date in the form of \
      `serializers.<s>.pattern` (Joda-Time letters, local time zone) and writes milliseconds since 1970.",
-);
+)
+.members(|get| {
+    let names = get("serializers")?;
+    const MEMBERS: Specs = &[&NAME, &TYPE, &PATTERN];
+    let member = |name: &str| (format!("serializers.{name}."), MEMBERS);
+    Some(names.split_whitespace().map(member).collect())
+});
 const NAME: Property<String> = Property::required("name", "Header to set.");
 const TYPE: Property<Type> =
     Property::optional("type", "DEFAULT", "How the text becomes the header's value.");

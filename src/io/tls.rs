@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
+use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
 };
@@ -31,7 +31,10 @@ pub struct Acceptor(TlsAcceptor);
 
 /// Connects with TLS.
 #[derive(Clone)]
-pub struct Connector(TlsConnector);
+pub struct Connector {
+    connector: TlsConnector,
+    verify_host: bool,
+}
 
 impl Acceptor {
     /// [`Acceptor::open`], for a listener that may do without TLS.
@@ -105,6 +108,7 @@ impl Connector {
             roots,
             trusted,
             trust_all: tls.trust_all,
+            verify_host: tls.verify_host && !tls.trust_all,
             algorithms: provider.signature_verification_algorithms,
         };
         let config = ClientConfig::builder_with_provider(provider)
@@ -113,16 +117,23 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let verify_host = tls.verify_host && !tls.trust_all;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), verify_host })
     }
-    /// Shakes hands with a server. The host name is only announced to it.
+    /// Shakes hands with a server. The host name is announced to it, and its certificate held against the name
+    /// if that is wanted.
     ///
     /// # Errors
     /// Why it failed.
     pub async fn connect(&self, host: &str, stream: Box<dyn Stream>) -> io::Result<Box<dyn Stream>> {
-        let name = ServerName::try_from(host.to_owned()).or_else(|_| ServerName::try_from("localhost"));
-        let name = name.map_err(io::Error::other)?;
-        Ok(Box::new(self.0.connect(name, stream).await?))
+        let name = match ServerName::try_from(host.to_owned()) {
+            // A name with an underscore, for example, can be connected to and not be announced.
+            Err(_) if !self.verify_host => ServerName::try_from("localhost"),
+            name => name,
+        };
+        let name =
+            name.map_err(|e| io::Error::other(format!("{host}: no certificate can be for it ({e})")))?;
+        Ok(Box::new(self.connector.connect(name, stream).await?))
     }
 }
 
@@ -179,12 +190,13 @@ fn provider(offered: &Offered) -> Result<(Arc<CryptoProvider>, Versions), OpenEr
     Ok((Arc::new(provider), versions))
 }
 
-/// Checks the chain and not the name.
+/// Checks the chain, and the name if that is wanted.
 #[derive(Debug)]
 struct ChainVerifier {
     roots: RootCertStore,
     trusted: Vec<CertificateDer<'static>>,
     trust_all: bool,
+    verify_host: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -193,7 +205,7 @@ impl ServerCertVerifier for ChainVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
@@ -207,6 +219,9 @@ impl ServerCertVerifier for ChainVerifier {
                 now,
                 algorithms,
             )?;
+        }
+        if self.verify_host {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -297,6 +312,27 @@ mod tests {
             }
             let anybody = ClientTls { trust_all: true, ..ClientTls::default() };
             talk(&acceptor, &Connector::open(&io, &anybody).await.unwrap(), false).await.unwrap();
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_certificate_for_another_host_is_refused_where_that_is_wanted() {
+        run_local(EngineKind::Portable, |io| async move {
+            let acceptor = Acceptor::open(&io, &server("server.jks")).await.unwrap();
+            // The test's certificate is for `localhost` and 127.0.0.1.
+            let hosts =
+                [("localhost", true), ("127.0.0.1", true), ("example.com", false), ("some_host", false)];
+            for (host, is_right) in hosts {
+                for verify_host in [false, true] {
+                    let tls = ClientTls { verify_host, ..client("trust.jks") };
+                    let connector = Connector::open(&io, &tls).await.unwrap();
+                    let (a, b) = duplex(1000);
+                    let shaken =
+                        tokio::join!(connector.connect(host, Box::new(a)), acceptor.accept(Box::new(b)));
+                    assert_eq!(shaken.0.is_ok(), is_right || !verify_host, "{host} {verify_host}");
+                }
+            }
         })
         .unwrap();
     }

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{avro_event, header_and_text, text};
-use crate::config::{ParseContext, Property, PropertySpec};
+use crate::config::{ParseContext, Property, PropertySpec, Specs};
 use crate::event::EventBatch;
 
 /// `serializer`
@@ -21,7 +21,36 @@ pub const OPTIONS: Property<String> = Property::family(
     "serializer.",
     "Options of the serializer. TEXT and HEADER_AND_TEXT: appendNewline (true). avro_event: syncIntervalBytes \
      (2048000), compressionCodec (null, deflate, snappy, bzip2, zstandard).",
-);
+)
+.members(|get| options(get("serializer")));
+
+/// What may stand below `serializer.` of a sink that is told this `serializer`. `None` if it is unknown.
+pub fn options(serializer: Option<String>) -> Option<Vec<(String, Specs)>> {
+    let specs: Specs = match Kind::named(serializer.as_deref().unwrap_or("TEXT"))? {
+        Kind::Text | Kind::HeaderAndText => &[&text::APPEND_NEWLINE],
+        Kind::AvroEvent => &[&avro_event::SYNC_INTERVAL_BYTES, &avro_event::COMPRESSION_CODEC],
+    };
+    Some(vec![("serializer.".to_owned(), specs)])
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    HeaderAndText,
+    AvroEvent,
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Self> {
+        let class = name.strip_prefix("org.apache.flume.serialization.").unwrap_or(name);
+        match class.to_ascii_lowercase().as_str() {
+            "text" | "bodytexteventserializer$builder" => Some(Self::Text),
+            "header_and_text" | "headerandbodytexteventserializer$builder" => Some(Self::HeaderAndText),
+            "avro_event" | "flumeeventavroeventserializer$builder" => Some(Self::AvroEvent),
+            _ => None,
+        }
+    }
+}
 
 /// Shared areas below this are copied: a write each would cost more than the copy.
 const SHARE_BYTES_MIN: usize = 8 * 1024;
@@ -104,18 +133,12 @@ pub trait EventSerializer {
 /// Reads `serializer` and `serializer.*`. `None` only after a complaint.
 pub fn parse(cx: &mut ParseContext<'_>) -> Option<SerializerConfig> {
     let name = cx.get(&SERIALIZER)?;
-    let class = name.strip_prefix("org.apache.flume.serialization.").unwrap_or(&name);
-    match class.to_ascii_lowercase().as_str() {
-        "text" | "bodytexteventserializer$builder" => {
-            text::parse(&mut cx.below("serializer.")).map(SerializerConfig::Text)
-        }
-        "header_and_text" | "headerandbodytexteventserializer$builder" => {
-            text::parse(&mut cx.below("serializer.")).map(SerializerConfig::HeaderAndText)
-        }
-        "avro_event" | "flumeeventavroeventserializer$builder" => {
-            avro_event::parse(&mut cx.below("serializer.")).map(SerializerConfig::AvroEvent)
-        }
-        _ => {
+    let mut below = cx.below("serializer.");
+    match Kind::named(&name) {
+        Some(Kind::Text) => text::parse(&mut below).map(SerializerConfig::Text),
+        Some(Kind::HeaderAndText) => text::parse(&mut below).map(SerializerConfig::HeaderAndText),
+        Some(Kind::AvroEvent) => avro_event::parse(&mut below).map(SerializerConfig::AvroEvent),
+        None => {
             cx.error(
                 SERIALIZER.name(),
                 "not a serializer this program has",
@@ -129,7 +152,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<SerializerConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Kind;
+    use crate::config;
     use crate::testing;
 
     #[test]
@@ -167,7 +190,7 @@ mod tests {
             ("serializer = com.example.Mine", None),
         ];
         for (lines, expected) in table {
-            let (config, complaints) = testing::parse(Kind::Sink, lines, parse);
+            let (config, complaints) = testing::parse(config::Kind::Sink, lines, parse);
             assert_eq!(config, expected, "{lines}");
             assert_eq!(complaints.is_empty(), expected.is_some(), "{lines}: {complaints:?}");
         }

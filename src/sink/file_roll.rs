@@ -35,7 +35,12 @@ const SERIALIZER: Property<String> = Property::optional(
 const SERIALIZER_OPTIONS: Property<String> = Property::family(
     "sink.serializer.",
     "Options of the serializer: appendNewline; syncIntervalBytes and compressionCodec for avro_event.",
-);
+)
+.members(|get| {
+    let mut members = output::options(get("sink.serializer"))?;
+    members.iter_mut().for_each(|(prefix, _)| prefix.insert_str(0, "sink."));
+    Some(members)
+});
 const PATH_MANAGER: Property<String> = Property::optional(
     "sink.pathManager",
     "DEFAULT",

@@ -15,13 +15,16 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Uri};
 
 use super::{DeliveryError, Lanes, OpenError, Sink, SinkConfig, SinkContext, SinkEntry, Status};
-use crate::config::tls::ClientTls;
+use crate::config::tls::{ClientTls, global_truststore};
 use crate::config::{Millis, ParseContext, Property, PropertySpec, PropertyValue};
 use crate::io::tls::Connector;
 use crate::io::{Io, LocalBoxFuture, Stream};
 
-const ENDPOINT: Property<Endpoint> =
-    Property::required("endpoint", "URL to post to, `http://` or `https://`.");
+const ENDPOINT: Property<Endpoint> = Property::required(
+    "endpoint",
+    "URL to post to, `http://` or `https://`. With `https://` the certificate must be for the host, and signed by \
+     whom -Djavax.net.ssl.trustStore, FLUME_SSL_TRUSTSTORE_PATH or the system trusts.",
+);
 const CONNECT_TIMEOUT: Property<Millis> =
     Property::optional("connectTimeout", "5000", "How long connecting may take; 0 = no limit.");
 const REQUEST_TIMEOUT: Property<Millis> =
@@ -168,6 +171,8 @@ impl PerCode {
 #[derive(Debug)]
 struct Config {
     endpoint: Endpoint,
+    /// Java's defaults: one trust store for the process, and the certificate must be for the host.
+    tls: ClientTls,
     connect_timeout: Option<Duration>,
     request_timeout: Option<Duration>,
     content_type: HeaderValue,
@@ -198,6 +203,11 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
     let limit = |millis: Millis| Some(millis.0).filter(|limit| !limit.is_zero());
     Some(Config {
         endpoint: endpoint?,
+        tls: ClientTls {
+            truststore: global_truststore(cx.globals()),
+            verify_host: true,
+            ..ClientTls::default()
+        },
         connect_timeout: limit(connect?),
         request_timeout: limit(request?),
         content_type: content_type?.0,
@@ -212,7 +222,7 @@ impl SinkConfig for Config {
     fn open(self: Arc<Self>, cx: SinkContext) -> LocalBoxFuture<'static, Result<Box<dyn Sink>, OpenError>> {
         Box::pin(async move {
             let tls = match self.endpoint.is_tls {
-                true => Some(Connector::open(&cx.io, &ClientTls::default()).await?),
+                true => Some(Connector::open(&cx.io, &self.tls).await?),
                 false => None,
             };
             Ok(Box::new(Http { config: self, cx, tls, connection: None }) as Box<dyn Sink>)

@@ -18,6 +18,18 @@ const KERBEROS: Property<bool> = Property::optional(
     "false",
     "Only false: Kerberos is refused at the start and not passed over in silence.",
 );
+const CLIENT_PRINCIPAL: Property<String> = Property::absent(
+    "client-principal",
+    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
+);
+const CLIENT_KEYTAB: Property<String> = Property::absent(
+    "client-keytab",
+    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
+);
+const SERVER_PRINCIPAL: Property<String> = Property::absent(
+    "server-principal",
+    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
+);
 const MAX_CONNECTIONS: Property<u32> = Property::absent(
     "maxConnections",
     "Accepted and not needed: a lane has one connection, as Flume's sink.",
@@ -33,6 +45,9 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &rpc::RESET_INTERVAL,
     &PROTOCOL,
     &KERBEROS,
+    &CLIENT_PRINCIPAL,
+    &CLIENT_KEYTAB,
+    &SERVER_PRINCIPAL,
     &MAX_CONNECTIONS,
     &rpc::CLIENT_TYPE,
     &rpc::HOSTS,

@@ -26,6 +26,14 @@ const KERBEROS: Property<bool> = Property::optional(
     "false",
     "Only false: Kerberos is refused at the start and not passed over in silence.",
 );
+const AGENT_PRINCIPAL: Property<String> = Property::absent(
+    "agent-principal",
+    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
+);
+const AGENT_KEYTAB: Property<String> = Property::absent(
+    "agent-keytab",
+    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
+);
 const MAX_FRAME_SIZE: Property<u32> = Property::optional(
     "max-frame-size",
     "67108864",
@@ -39,6 +47,8 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &THREADS,
     &PROTOCOL,
     &KERBEROS,
+    &AGENT_PRINCIPAL,
+    &AGENT_KEYTAB,
     &MAX_FRAME_SIZE,
     &tls::SSL,
     &tls::KEYSTORE,

@@ -6,7 +6,7 @@ use crate::agent::plan::{
 };
 use crate::config::model::AgentConfig;
 use crate::config::nearest::{distance, nearest};
-use crate::config::{ComponentSettings, Diagnostic, Kind, PropertySpec};
+use crate::config::{ComponentSettings, Diagnostic, Kind, PropertySpec, Specs};
 use crate::{config_filter, registry};
 
 /// Key of every kind of component that only custom Java classes use.
@@ -38,8 +38,6 @@ pub fn keys(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
-type Specs = &'static [&'static dyn PropertySpec];
-
 /// What a component may be told.
 struct Known {
     /// Type as an operator writes it.
@@ -48,13 +46,21 @@ struct Known {
     parts: Vec<(String, Specs)>,
     /// Prefixes below which anything may stand, because the type there is unknown: said already.
     opaque: Vec<String>,
+    /// Families whose members are among the parts.
+    closed: Vec<String>,
     /// Interceptors listed, for a source.
     interceptors: Option<Vec<String>>,
 }
 
 impl Known {
     fn of(component: &ComponentSettings) -> Self {
-        let mut known = Self { name: None, parts: Vec::new(), opaque: Vec::new(), interceptors: None };
+        let mut known = Self {
+            name: None,
+            parts: Vec::new(),
+            opaque: Vec::new(),
+            closed: Vec::new(),
+            interceptors: None,
+        };
         match component.kind {
             Kind::Source => {
                 known.add("", SOURCE_PROPERTIES);
@@ -112,7 +118,23 @@ impl Known {
                 });
             }
         }
+        known.close(component);
         known
+    }
+
+    /// Finds out what may stand below the families that do not take anything.
+    fn close(&mut self, component: &ComponentSettings) {
+        let mut found = Vec::new();
+        for (prefix, spec) in self.specs().filter(|(_, spec)| spec.is_family()) {
+            let get = |key: &str| component.settings.get(&format!("{prefix}{key}")).map(|s| s.value.clone());
+            let Some(members) = spec.members(&get) else { continue };
+            let members = members.into_iter().map(|(below, specs)| (format!("{prefix}{below}"), specs));
+            found.push((format!("{prefix}{}", spec.name()), members.collect::<Vec<_>>()));
+        }
+        for (family, members) in found {
+            self.closed.push(family);
+            self.parts.extend(members);
+        }
     }
 
     fn add(&mut self, prefix: &str, specs: Specs) {
@@ -153,11 +175,17 @@ impl Known {
         self.opaque.iter().any(|prefix| own(prefix))
             || self.specs().any(|(prefix, spec)| match key.strip_prefix(prefix) {
                 Some(rest) if spec.is_family() => {
-                    rest.len() > spec.name().len() && rest.starts_with(spec.name())
+                    !self.is_closed(prefix, spec)
+                        && rest.len() > spec.name().len()
+                        && rest.starts_with(spec.name())
                 }
                 Some(rest) => rest == spec.name(),
                 None => false,
             })
+    }
+
+    fn is_closed(&self, prefix: &str, spec: &dyn PropertySpec) -> bool {
+        self.closed.iter().any(|c| c.strip_prefix(prefix) == Some(spec.name()))
     }
 
     fn unlisted_interceptor<'k>(&self, key: &'k str) -> Option<&'k str> {
@@ -181,7 +209,10 @@ impl Known {
             let fits = self.specs().any(|(part, spec)| {
                 let name = format!("{part}{}", spec.name());
                 if spec.is_family() {
-                    name.len() > prefix.len() && meant.len() > name.len() && meant.starts_with(&name)
+                    !self.is_closed(part, spec)
+                        && name.len() > prefix.len()
+                        && meant.len() > name.len()
+                        && meant.starts_with(&name)
                 } else {
                     meant == name
                 }
@@ -263,6 +294,49 @@ mod tests {
             let found = complaints(&format!("{FLOW}{line}\n"));
             let expected = format!("  --> flow.properties:11\n  hint: {hint}\n\n");
             assert!(found.starts_with("warning: ") && found.ends_with(&expected), "{line}\n{found}");
+        }
+    }
+
+    #[test]
+    fn options_of_serializers() {
+        let sink = |lines: &str| {
+            let flow = FLOW.replace(
+                "a1.sinks.k1.type = logger",
+                &format!("a1.sinks.k1.{}", lines.replace('\n', "\na1.sinks.k1.")),
+            );
+            complaints(&flow)
+        };
+        let hdfs = "type = hdfs\nhdfs.path = /x\nhdfs.rollInterval = 3600\nhdfs.rollSize = 0\nhdfs.rollCount = 0\nhdfs.fileType = DataStream\n";
+        let roll = "type = file_roll\nsink.directory = /x\n";
+        assert_eq!(sink(&format!("{roll}sink.serializer.appendNewline = false")), "");
+        let cases = [
+            (
+                format!("{hdfs}serializer.apendNewline = false"),
+                "did you mean a1.sinks.k1.serializer.appendNewline ?",
+            ),
+            (
+                format!("{roll}sink.serializer = avro_event\nsink.serializer.compresionCodec = snappy"),
+                "did you mean a1.sinks.k1.sink.serializer.compressionCodec ?",
+            ),
+            (
+                format!("{roll}sink.serializer.colour = red"),
+                "millrace describe file_roll lists its properties",
+            ),
+        ];
+        for (lines, hint) in cases {
+            let found = sink(&lines);
+            assert!(found.contains("no such property") && found.contains(hint), "{lines}\n{found}");
+        }
+        let extractor = "a1.sources.r1.interceptors = i1\na1.sources.r1.interceptors.i1.type = regex_extractor\n\
+            a1.sources.r1.interceptors.i1.regex = (x)\na1.sources.r1.interceptors.i1.serializers = s1\n\
+            a1.sources.r1.interceptors.i1.serializers.s1.name = n\n";
+        for (line, hint) in [
+            ("s1.nmae = x", "did you mean a1.sources.r1.interceptors.i1.serializers.s1.name ?"),
+            ("s2.name = x", "did you mean a1.sources.r1.interceptors.i1.serializers.s1.name ?"),
+        ] {
+            let found =
+                complaints(&format!("{FLOW}{extractor}a1.sources.r1.interceptors.i1.serializers.{line}\n"));
+            assert!(found.contains("no such property") && found.contains(hint), "{line}\n{found}");
         }
     }
 
