@@ -39,6 +39,10 @@ impl Key {
     pub fn new(name: impl Into<String>, secret: Vec<u8>) -> Option<Self> {
         (secret.len() >= KEY_SIZE_MIN).then(|| Self { name: name.into(), secret })
     }
+    /// Its bytes, to read what another program encrypted.
+    pub fn secret(&self) -> &[u8] {
+        &self.secret
+    }
     /// What frames call it.
     fn id(&self) -> u64 {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"millrace log key id");

@@ -294,6 +294,77 @@ fn channels_of_flume_are_imported() {
     }
 }
 
+/// Three logs under three keys of a Java key store, as Flume wrote them.
+#[test]
+fn an_encrypted_channel_of_flume_is_imported() {
+    let dir = scratch();
+    let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keystore/flume.jceks");
+    fs::write(dir.path().join("store"), "storePassword").expect("a password");
+    let mut flow = format!(
+        "a1.sources = r1\na1.sources.r1.type = seq\na1.sources.r1.channels = c1\na1.channels = c1\na1.channels.c1.type = file\n\
+         a1.channels.c1.encryption.activeKey = key-1\na1.channels.c1.encryption.cipherProvider = AESCTRNOPADDING\n\
+         a1.channels.c1.encryption.keyProvider = JCEKSFILE\n\
+         a1.channels.c1.encryption.keyProvider.keyStoreFile = {}\n\
+         a1.channels.c1.encryption.keyProvider.keyStorePasswordFile = {}\n\
+         a1.channels.c1.encryption.keyProvider.keys = key-0 key-1 key-2\n",
+        text(&store),
+        text(&dir.path().join("store")),
+    );
+    for key in ["key-0", "key-1", "key-2"] {
+        let password = dir.path().join(key);
+        fs::write(&password, format!("keyPassword{key}")).expect("a password");
+        let line =
+            format!("a1.channels.c1.encryption.keyProvider.keys.{key}.passwordFile = {}\n", text(&password));
+        flow.push_str(&line);
+    }
+    let with_keys = dir.path().join("flow.properties");
+    fs::write(&with_keys, &flow).expect("a flow");
+    let keys = ["--keys-of", "a1.c1", "--flow", text(&with_keys)];
+    let old_keys = ["--old-keys-of", "a1.c1", "--old-flow", text(&with_keys)];
+    let old = dir.path().join("old");
+    flume_channel("fc-encrypted", &old);
+    let import = |to: &str, keys: &[&str]| {
+        let to = dir.path().join(to);
+        let (code, out, err) = channel(&[&["import", text(&old), "--to", text(&to)], keys].concat());
+        (code, format!("{out}{err}"), to)
+    };
+
+    let (code, said, to) = import("none", &[]);
+    assert!(
+        code == 2 && said.contains("is encrypted with key \"key-") && said.contains("--keys-of"),
+        "{said}"
+    );
+    assert!(!to.exists());
+    // With the old one's keys only to read, and without its checkpoint; and as the flow has them, encrypted again.
+    for (name, keys, cat_keys) in [("plain", &old_keys, &[][..]), ("encrypted", &keys, &keys[..])] {
+        let (code, said, to) = import(name, keys);
+        assert!(code == 0 && said.contains("7 events imported"), "{name}: {said}");
+        assert_eq!(said.contains("without a checkpoint"), name == "encrypted", "{said}");
+        let (code, out, err) = channel(&[&["cat", "--json", text(&to)], cat_keys].concat());
+        assert_eq!((code, out.lines().count()), (0, 7), "{name}: {err}");
+        for (line, n) in out.lines().zip(3..) {
+            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(event["body"], format!("{n:010} xxxxxxxxx"), "{name}");
+            assert_eq!(event["headers"], serde_json::json!({"n": n.to_string(), "host": "web1"}), "{name}");
+        }
+        assert_eq!(channel(&["cat", text(&to)]).0, if name == "plain" { 0 } else { 2 });
+        let _ = fs::remove_dir_all(old.join("checkpoint"));
+    }
+
+    fs::write(dir.path().join("key-0"), "wrong").expect("a password");
+    let (code, said, to) = import("wrong", &keys);
+    assert!(code == 2 && said.contains("key key-0: the password does not fit") && !to.exists(), "{said}");
+    fs::write(dir.path().join("key-0"), "keyPasswordkey-0").expect("a password");
+    // Another key of the same name: CTR opens everything, and what comes out is nonsense.
+    let meta = old.join("data/log-1.meta");
+    let mut bytes = fs::read(&meta).expect("the metadata");
+    let at = bytes.windows(5).position(|w| w == b"key-0").expect("its key");
+    bytes[at + 4] = b'1';
+    fs::write(&meta, bytes).expect("write");
+    let (code, said, to) = import("other", &keys);
+    assert!(code == 2 && said.contains("log-1") && said.contains("nonsense") && !to.exists(), "{said}");
+}
+
 #[test]
 fn a_damaged_channel_of_flume_is_not_imported_in_silence() {
     let dir = scratch();

@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::keys::KeyArgs;
+use super::keys::{self, KeyArgs};
 use super::output::NewLog;
 use super::progress::Progress;
 use super::{Outcome, Stopped, bytes, count, fail, refuse};
 use crate::cli::report;
 use crate::codec::flume_file_channel::checkpoint::{self, Checkpoint};
-use crate::codec::flume_file_channel::log::{self, Body, Meta};
-use crate::codec::flume_file_channel::replay::{self, Fault, LogFile, Logs};
+use crate::codec::flume_file_channel::cipher;
+use crate::codec::flume_file_channel::log::{self, Body, Encryption, Meta};
+use crate::codec::flume_file_channel::replay::{self, Decrypt, Fault, LogFile, Logs};
 use crate::event::{BatchBuilder, Separator};
 use crate::io::{Io, OpenOptions};
+use crate::wal::cipher::Keys;
 
 /// Events gathered before they are written.
 const BATCH_EVENTS: usize = 1000;
@@ -39,6 +41,12 @@ pub struct ImportArgs {
     skip_damaged: bool,
     #[command(flatten)]
     keys: KeyArgs,
+    /// Channel whose settings have the keys of an encrypted OLD, if those are not the keys of the new one
+    #[arg(long, value_name = "AGENT.CHANNEL", requires = "old_flow")]
+    old_keys_of: Option<String>,
+    /// Flow with the channel of --old-keys-of
+    #[arg(long, value_name = "FILE", requires = "old_keys_of")]
+    old_flow: Option<PathBuf>,
 }
 
 /// Where the old channel is.
@@ -64,7 +72,11 @@ pub async fn run(io: &Io, args: &ImportArgs) -> Outcome {
     for directory in old.data.iter().chain(&old.checkpoint) {
         refuse_if_running(io, directory).await?;
     }
-    let logs = read_logs(io, &old.data).await?;
+    let old_keys = match (&args.old_keys_of, &args.old_flow) {
+        (Some(channel), Some(flow)) => keys::of_flow(io, channel, flow).await?,
+        _ => keys.clone(),
+    };
+    let logs = read_logs(io, &old.data, &old_keys).await?;
     let checkpoint = match &old.checkpoint {
         Some(directory) => read_checkpoint(directory, &logs)?,
         None => None,
@@ -168,7 +180,7 @@ fn holder(locks: &str, inode: u64) -> Option<&str> {
     })
 }
 
-async fn read_logs(io: &Io, directories: &[PathBuf]) -> Result<Logs, Stopped> {
+async fn read_logs(io: &Io, directories: &[PathBuf], keys: &Keys) -> Result<Logs, Stopped> {
     let mut logs = Logs::new();
     for directory in directories {
         for name in names(directory)? {
@@ -190,20 +202,47 @@ async fn read_logs(io: &Io, directories: &[PathBuf]) -> Result<Logs, Stopped> {
                     return Err(fail(format!("{shown}.meta"), problem, hint));
                 }
             };
-            if let Some(encryption) = meta.as_ref().and_then(|m| m.encryption.as_ref()) {
+            let decrypt = match meta.as_ref().and_then(|m| m.encryption.as_ref()) {
+                Some(encryption) => Some(decryption(&shown, encryption, keys)?),
+                None => None,
+            };
+            let file = LogFile { bytes, meta, decrypt };
+            if let Some(false) = replay::opens(&file) {
+                let key = file.meta.and_then(|m| m.encryption).map(|e| e.key).unwrap_or_default();
                 return Err(refuse(
-                    &shown,
-                    format!("is encrypted with key {:?} ({})", encryption.key, encryption.cipher),
-                    "let Flume drain this channel: start it with its sources left out of the flow until the channel is empty",
+                    shown,
+                    format!(
+                        "was not encrypted with the key {key:?} that was given: its first record is nonsense"
+                    ),
+                    "name the flow with the key store that Flume used: --old-keys-of a1.c1 --old-flow flume.conf",
                 ));
             }
-            if logs.insert(number, LogFile { bytes, meta, decrypt: None }).is_some() {
+            if logs.insert(number, file).is_some() {
                 let hint = "name the dataDirs of one channel only";
                 return Err(refuse(shown, format!("there is another log-{number}"), hint));
             }
         }
     }
     Ok(logs)
+}
+
+/// How to read the records of an encrypted log.
+fn decryption(log: &str, encryption: &Encryption, keys: &Keys) -> Result<Decrypt, Stopped> {
+    let Encryption { cipher, key, parameters } = encryption;
+    if !cipher.eq_ignore_ascii_case(cipher::NAME) {
+        return Err(refuse(
+            log,
+            format!("is encrypted by {cipher:?}, a Java class that cannot be run"),
+            "let Flume drain this channel: start it with its sources left out of the flow until the channel is empty",
+        ));
+    }
+    let known = keys.0.iter().find(|known| known.name.eq_ignore_ascii_case(key));
+    let hint = "name the flow that has its key store: --keys-of a1.c1 --flow flume.conf, which also encrypts the new \
+                channel, or --old-keys-of a1.c1 --old-flow flume.conf";
+    let known = known
+        .ok_or_else(|| refuse(log, format!("is encrypted with key {key:?}, which is not given"), hint))?;
+    cipher::decrypt(known.secret(), parameters)
+        .ok_or_else(|| refuse(log, format!("key {key:?} has no size of an AES key"), hint))
 }
 
 /// The metadata of a log; `None` if there is none, not even of an unfinished roll.

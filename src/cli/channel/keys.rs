@@ -33,12 +33,21 @@ impl KeyArgs {
             _ if self.key_files.is_empty() => Source::None,
             _ => Source::Files(self.key_files.clone()),
         };
-        let keys = encryption::load(io, &source).await.map_err(|error| {
-            let hint = error.hint.unwrap_or_default();
-            refuse(error.value, error.message, hint)
-        })?;
-        Ok(Arc::new(keys))
+        read(io, &source).await
     }
+}
+
+async fn read(io: &Io, source: &Source) -> Result<Arc<Keys>, Stopped> {
+    let keys = encryption::load(io, source).await.map_err(|error| {
+        let hint = error.hint.unwrap_or_default();
+        refuse(error.value, error.message, hint)
+    })?;
+    Ok(Arc::new(keys))
+}
+
+/// The keys of a channel of a flow.
+pub async fn of_flow(io: &Io, name: &str, flow: &std::path::Path) -> Result<Arc<Keys>, Stopped> {
+    read(io, &of_channel(name, flow)?).await
 }
 
 fn of_channel(name: &str, flow: &std::path::Path) -> Result<Source, Stopped> {

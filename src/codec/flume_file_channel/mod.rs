@@ -13,6 +13,7 @@
 //! `FlumeEventQueue`, `ReplayHandler`).
 
 pub mod checkpoint;
+pub mod cipher;
 pub mod log;
 mod protobuf;
 pub mod replay;

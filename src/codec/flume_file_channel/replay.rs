@@ -122,6 +122,14 @@ pub fn replay(logs: &Logs, checkpoint: Option<&Checkpoint>) -> Replayed {
     replayed
 }
 
+/// True if the first record of a log can be read: its key fits. `None` if it has none.
+pub fn opens(file: &LogFile) -> Option<bool> {
+    match log::slot(&file.bytes, 0) {
+        Ok(Slot::Record { payload, .. }) => Some(log::record(&file.plain(payload)).is_ok()),
+        _ => None,
+    }
+}
+
 /// The record at a pointer, handed to a function. `None`: the integrity tool invalidated it.
 ///
 /// # Errors
