@@ -222,8 +222,13 @@ fn run(steps: &[Step], seed: u64) {
     assert_eq!(last, Outcome::Finished(0));
 }
 
+/// `PROPTEST_CASES=1000` for a night.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
     fn a_file_channel_is_a_queue(steps in prop::collection::vec(step(), 1..40), seed in any::<u64>()) {
         run(&steps, seed);
