@@ -186,3 +186,14 @@ counters! {
         Count channel_read_fail = "ChannelReadFail",
     }
 }
+
+impl SinkCounters {
+    /// A batch was taken: empty, smaller than asked for, or complete.
+    pub fn took(&self, events: usize, batch_size: usize) {
+        match events {
+            0 => self.batch_empty.add(1),
+            _ if events < batch_size => self.batch_underflow.add(1),
+            _ => self.batch_complete.add(1),
+        }
+    }
+}

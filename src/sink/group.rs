@@ -59,11 +59,8 @@ impl Group {
         };
         let (transaction, batches, events) = read.await.inspect_err(|_| counters.channel_read_fail.add(1))?;
         self.exhausted = events < batch_size;
-        match events {
-            0 if !self.transactions.is_empty() => return Ok(None),
-            0 => counters.batch_empty.add(1),
-            _ if events < batch_size => counters.batch_underflow.add(1),
-            _ => counters.batch_complete.add(1),
+        if events > 0 || self.transactions.is_empty() {
+            counters.took(events, batch_size);
         }
         if events == 0 {
             return Ok(None);

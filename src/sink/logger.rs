@@ -57,16 +57,20 @@ struct Logger {
 impl Logger {
     async fn take(&mut self) -> Result<Status, DeliveryError> {
         let mut transaction = self.cx.channel.begin_take()?;
-        let batch = transaction.take(BATCH_SIZE.min(self.cx.channel.transaction_capacity())).await?;
+        let most = BATCH_SIZE.min(self.cx.channel.transaction_capacity());
+        let batch = transaction.take(most).await?;
+        self.cx.counters.took(batch.len(), most);
         if batch.is_empty() {
             return Ok(Status::Empty);
         }
+        self.cx.counters.event_drain_attempt.add(batch.len() as u64);
         for index in 0..batch.len() {
             self.line.clear();
             write_event(&batch, index, self.bytes_max, &mut self.line);
             tracing::info!(target: "logger", "{}", self.line);
         }
         transaction.commit().await?;
+        self.cx.counters.event_drain_success.add(batch.len() as u64);
         Ok(Status::Ready)
     }
 }

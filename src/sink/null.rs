@@ -61,10 +61,13 @@ impl Null {
     async fn take(&mut self) -> Result<Status, DeliveryError> {
         let mut transaction = self.cx.channel.begin_take()?;
         let batch: EventBatch = transaction.take(self.config.batch_size).await?;
+        self.cx.counters.took(batch.len(), self.config.batch_size);
         if batch.is_empty() {
             return Ok(Status::Empty);
         }
+        self.cx.counters.event_drain_attempt.add(batch.len() as u64);
         transaction.commit().await?;
+        self.cx.counters.event_drain_success.add(batch.len() as u64);
         let before = self.events / self.config.log_every_events;
         self.events += batch.len() as u64;
         if self.events / self.config.log_every_events > before {

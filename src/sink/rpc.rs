@@ -252,10 +252,14 @@ impl RpcSink {
         if parts.is_empty() {
             return Ok(None);
         }
-        let counters = &self.cx.counters;
-        if events < step { &counters.batch_underflow } else { &counters.batch_complete }.add(1);
-        counters.event_drain_attempt.add(events as u64);
         Ok(Some((Sent { transaction, events: events as u64 }, EventBatch::concat(parts))))
+    }
+
+    /// Counts a batch that is about to be sent.
+    fn attempt(&self, events: u64) {
+        let step = self.config.batch_size.min(self.cx.channel.transaction_capacity());
+        self.cx.counters.took(events as usize, step);
+        self.cx.counters.event_drain_attempt.add(events);
     }
 
     /// Delivers until the channel is empty or the deadline passes. `delivered` becomes true with the first
@@ -270,6 +274,7 @@ impl RpcSink {
             if !full && !enough && !dry {
                 match self.take().await.map_err(Failure::Channel)? {
                     Some((sent, batch)) => {
+                        let events = sent.events;
                         flight.0.push_back(sent);
                         if flight.0.len() == 1 {
                             if self.client.is_due() {
@@ -277,6 +282,7 @@ impl RpcSink {
                             }
                             self.client.connect().await.map_err(Failure::Unreachable)?;
                         }
+                        self.attempt(events);
                         self.client.send(&batch).await.map_err(Failure::Call)?;
                         continue;
                     }
@@ -302,6 +308,7 @@ impl RpcSink {
                         dry = false;
                         // A wake-up for nothing must not keep the answers from being read.
                         if let Some((sent, batch)) = self.take().await.map_err(Failure::Channel)? {
+                            self.attempt(sent.events);
                             flight.0.push_back(sent);
                             self.client.send(&batch).await.map_err(Failure::Call)?;
                             continue;
@@ -344,6 +351,7 @@ impl Sink for RpcSink {
                         return Err(error);
                     }
                     Err(Failure::Unreachable(error)) => {
+                        self.cx.counters.event_write_fail.add(1);
                         return Err(DeliveryError::Destination(error.to_string()));
                     }
                     Err(Failure::Call(error)) => {

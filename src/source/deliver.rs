@@ -51,6 +51,7 @@ pub struct Deliver {
     /// Most events of one transaction now: halved when a channel refuses, doubled back as it takes.
     limit: usize,
     limit_max: usize,
+    is_received: bool,
 }
 
 impl Deliver {
@@ -65,7 +66,15 @@ impl Deliver {
             backoff,
             limit: limit_max,
             limit_max,
+            is_received: true,
         }
+    }
+
+    /// The same for events that are made here: as in Flume, they do not count as received.
+    #[must_use]
+    pub fn of_own(mut self) -> Self {
+        self.is_received = false;
+        self
     }
 
     /// Most events one transaction may have.
@@ -85,8 +94,10 @@ impl Deliver {
         stop: &Stop,
     ) -> usize {
         let total = batch.len();
-        self.counters.append_batch_received.add(1);
-        self.counters.event_received.add(total as u64);
+        if self.is_received {
+            self.counters.append_batch_received.add(1);
+            self.counters.event_received.add(total as u64);
+        }
         let mut done = 0;
         loop {
             let count = (total - done).min(self.limit);

@@ -66,7 +66,7 @@ impl Source for Seq {
     fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
             let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-            let mut deliver = Deliver::new(&self.cx, self.config.batch_size, backoff);
+            let mut deliver = Deliver::new(&self.cx, self.config.batch_size, backoff).of_own();
             let mut text = String::new();
             let mut next = 0;
             while next < self.config.total_events && !stop.is_requested() {

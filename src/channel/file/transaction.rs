@@ -26,7 +26,7 @@ const JOIN_SIZE_MAX: usize = 256 << 10;
 const UNHEALTHY: ValueInfo = ValueInfo {
     key: "Unhealthy",
     doc: "1 after a failed write: the channel acknowledges nothing more.",
-    kind: ValueKind::Flag,
+    kind: ValueKind::Gauge,
 };
 const PUT_ERRORS: ValueInfo =
     ValueInfo { key: "EventPutErrorCount", doc: "Puts that failed.", kind: ValueKind::Count };
@@ -35,7 +35,7 @@ const TAKE_ERRORS: ValueInfo =
 const OPEN: ValueInfo =
     ValueInfo { key: "Open", doc: "1 while the channel is open on any shard.", kind: ValueKind::Flag };
 const CLOSED: ValueInfo =
-    ValueInfo { key: "Closed", doc: "1 when the channel is closed on every shard.", kind: ValueKind::Flag };
+    ValueInfo { key: "Closed", doc: "1 when the channel is closed on every shard.", kind: ValueKind::Gauge };
 const CHECKPOINT_ERRORS: ValueInfo = ValueInfo {
     key: "CheckpointWriteErrorCount",
     doc: "How often the consumers' positions could not be synced or copied to `checkpointDir`.",
