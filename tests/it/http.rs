@@ -23,10 +23,10 @@ pub fn post(stream: &mut TcpStream, body: &str) -> String {
     String::from_utf8_lossy(&answer[..count]).split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-fn get(port: u16, path: &str) -> String {
+pub fn get(port: u16, path: &str) -> String {
     let mut stream = connect(port);
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("the request");
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("the request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the answer");
     answer.split_once("\r\n\r\n").expect("a body").1.to_owned()

@@ -4,6 +4,7 @@ mod avro;
 mod bad_input;
 mod channel_tools;
 mod cli;
+mod counters;
 mod crash;
 mod crash_files;
 mod flows;
