@@ -18,7 +18,8 @@ pub(super) const ACTIVE_KEY: Property<String> = Property::absent(
 );
 pub(super) const CIPHER_PROVIDER: Property<String> = Property::absent(
     "encryption.cipherProvider",
-    "Flume's `AESCTRNOPADDING`. Whatever stands here, AES-256-GCM is used: it also notices changes.",
+    "Flume's `AESCTRNOPADDING`. Whatever stands here, AES-256-GCM is used: it also notices changes. `millrace channel \
+     import` reads what Flume encrypted.",
 );
 pub(super) const KEY_PROVIDER: Property<String> = Property::absent(
     "encryption.keyProvider",

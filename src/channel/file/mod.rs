@@ -43,7 +43,8 @@ const CHECKPOINT_DIR: Property<PathBuf> = Property::optional(
 const DATA_DIRS: Property<CommaList> = Property::optional(
     "dataDirs",
     "~/.flume/file-channel/data",
-    "Directories for the events, separated by commas. The shards' logs are spread over them; use one per disk.",
+    "Directories for the events, separated by commas. The shards' logs are spread over them; use one per disk. Another \
+     number of shards, or another order, is no harm: logs no shard writes to are drained and removed.",
 );
 const USE_DUAL_CHECKPOINTS: Property<bool> = Property::optional(
     "useDualCheckpoints",
@@ -59,8 +60,11 @@ const COMPRESS_BACKUP_CHECKPOINT: Property<bool> = Property::optional(
     "false",
     "Accepted and without effect: a copy of the positions has at most 8 KiB.",
 );
-const CAPACITY: Property<i64> =
-    Property::optional("capacity", "1000000", "Most events that may wait. 0 or less counts as 1000000.");
+const CAPACITY: Property<i64> = Property::optional(
+    "capacity",
+    "1000000",
+    "Most events that may wait. 0 or less counts as 1000000. May be changed over a backlog: the start does not replay.",
+);
 const TRANSACTION_CAPACITY: Property<i64> = Property::optional(
     "transactionCapacity",
     "10000",
@@ -107,17 +111,19 @@ const FSYNC_PER_TRANSACTION: Property<bool> = Property::optional(
 const FSYNC_INTERVAL: Property<Seconds> = Property::optional(
     "fsyncInterval",
     "5",
-    "How often the log is synced if `fsyncPerTransaction = false`, in seconds. 0 = left to the operating system.",
+    "How often the log is synced if `fsyncPerTransaction = false`, in seconds. 0 = left to the operating system, except \
+     that a log file is synced when it is full.",
 );
 const CHECKPOINT_ON_CLOSE: Property<bool> = Property::optional(
     "checkpointOnClose",
     "true",
-    "Accepted and without effect: the consumers' positions are always up to date.",
+    "Accepted and without effect: the consumers' positions are always up to date, and synced and copied at every close.",
 );
 const ON_DAMAGE: Property<OnDamage> = Property::optional(
     "onDamage",
     "stop",
-    "What takes do at a place of the log that cannot be read: `stop` there, or `skip` it and count the events.",
+    "What takes do at a place of the log that cannot be read: `stop` there, or `skip` it and count the events. After a \
+     start what waits is verified in the background, and such places are reported before a take gets there.",
 );
 
 /// Every property the file channel reads.
