@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::util::{Agent, Start, eventually, files, free_port, lines, scratch};
 
-const LINE_BYTES: usize = 200;
+pub const LINE_BYTES: usize = 200;
 const CONNECTIONS: usize = 8;
 
 pub fn setting(name: &str, default: u64) -> u64 {
@@ -32,7 +32,7 @@ fn flow(dir: &Path, port: u16) -> String {
 }
 
 /// One line of a connection: `<connection> <number> xxx…`, 200 bytes with its end.
-fn line(connection: &str, number: u64) -> String {
+pub fn line(connection: &str, number: u64) -> String {
     let mut line = format!("{connection} {number:010} ");
     line.extend(std::iter::repeat_n('x', LINE_BYTES - 1 - line.len()));
     line.push('\n');
@@ -169,7 +169,8 @@ fn start(dir: &Path, port: u16) -> Agent {
     Start::new(dir, flow(dir, port)).started()
 }
 
-fn parse(line: &str) -> Option<(&str, u64)> {
+/// Connection and number of a line.
+pub fn parse(line: &str) -> Option<(&str, u64)> {
     let mut words = line.split(' ');
     Some((words.next()?, words.next()?.parse().ok()?))
 }

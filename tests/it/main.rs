@@ -13,6 +13,7 @@ mod flume_properties;
 mod fuzz_corpus;
 mod guide;
 mod hdfs;
+mod hop;
 mod http;
 mod layers;
 mod origins;

@@ -89,12 +89,21 @@ pub struct Start<'a> {
     pub env: HashMap<String, String>,
     /// Options that say where the flow is; none = a file with [`Self::flow`].
     pub from: Vec<String>,
+    /// A command that runs the program, itself replaced by it; none = the program as it is.
+    pub within: Vec<String>,
 }
 
 impl<'a> Start<'a> {
     /// Agent `a1` of this flow.
     pub fn new(dir: &'a Path, flow: impl Into<String>) -> Self {
-        Self { dir, flow: flow.into(), args: Vec::new(), env: HashMap::new(), from: Vec::new() }
+        Self {
+            dir,
+            flow: flow.into(),
+            args: Vec::new(),
+            env: HashMap::new(),
+            from: Vec::new(),
+            within: Vec::new(),
+        }
     }
     /// Adds an argument.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
@@ -111,6 +120,11 @@ impl<'a> Start<'a> {
         self.from = options.iter().map(|o| (*o).to_owned()).collect();
         self
     }
+    /// Runs it by another command, such as `ip netns exec`, that is replaced by the program.
+    pub fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(|c| (*c).to_owned()).collect();
+        self
+    }
     /// Starts it without waiting for anything.
     pub fn spawn(mut self) -> Agent {
         if self.from.is_empty() {
@@ -120,7 +134,12 @@ impl<'a> Start<'a> {
         }
         let log = self.dir.join("agent.log");
         let open = || fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log");
-        let child = millrace()
+        let mut program = millrace();
+        if let Some((outer, arguments)) = self.within.split_first() {
+            program = command(outer);
+            program.args(arguments).arg(env!("CARGO_BIN_EXE_millrace"));
+        }
+        let child = program
             .current_dir(self.dir)
             .args(["agent", "-n", "a1", "-c", "."])
             .args(&self.from)
