@@ -16,9 +16,10 @@ use crate::source::{Placement, SourceConfig, SourceEntry};
 
 /// Channels a source puts into.
 pub const CHANNELS: Property<Words> =
-    Property::required("channels", "Channels to put into, separated by blanks.");
+    Property::required("channels", "Channels to put into, separated by blanks.").example("c1");
 /// Channel a sink takes from.
-pub const CHANNEL: Property<String> = Property::required("channel", "Channel to take from (exactly one).");
+pub const CHANNEL: Property<String> =
+    Property::required("channel", "Channel to take from (exactly one).").example("c1");
 /// Type of a component.
 pub const TYPE: Property<String> = Property::required("type", "Alias or Flume class name of the component.");
 /// Interceptors of a source.

@@ -139,7 +139,7 @@ impl<'a> ParseContext<'a> {
     /// properties first and gives up (with `?`) last.
     pub fn get<T: PropertyValue>(&mut self, property: &Property<T>) -> Option<T> {
         match self.raw(property.name()) {
-            Some(setting) => self.read(property.name(), setting),
+            Some(setting) => self.read(property.name(), setting, property.shown_example()),
             None => match property.default() {
                 Some(text) => {
                     Some(T::parse(text).unwrap_or_else(|e| panic!("default of {}: {e}", property.name())))
@@ -148,7 +148,7 @@ impl<'a> ParseContext<'a> {
                     let key = self.full_key(property.name());
                     let mut complaint =
                         Diagnostic::error(&key, "is required and not set").at(self.component.listed.clone());
-                    let example = if T::EXAMPLE.is_empty() { "…" } else { T::EXAMPLE };
+                    let example = Some(property.shown_example()).filter(|e| !e.is_empty()).unwrap_or("…");
                     let hint = match self.mistyped(property.name()) {
                         Some((near, setting)) => {
                             complaint.location = Some(setting.location.clone());
@@ -173,7 +173,7 @@ impl<'a> ParseContext<'a> {
     /// The value if it is set. Outer `None` only after a complaint.
     pub fn get_opt<T: PropertyValue>(&mut self, property: &Property<T>) -> Option<Option<T>> {
         match self.raw(property.name()) {
-            Some(setting) => self.read(property.name(), setting).map(Some),
+            Some(setting) => self.read(property.name(), setting, property.shown_example()).map(Some),
             None => Some(None),
         }
     }
@@ -185,21 +185,26 @@ impl<'a> ParseContext<'a> {
         let members = component.settings.iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?, v)));
         members
             .filter_map(|(rest, setting)| {
-                Some((rest.to_owned(), self.read(&format!("{}{rest}", property.name()), setting)?))
+                Some((
+                    rest.to_owned(),
+                    self.read(&format!("{}{rest}", property.name()), setting, property.shown_example())?,
+                ))
             })
             .collect()
     }
-    fn read<T: PropertyValue>(&mut self, key: &str, setting: &Setting) -> Option<T> {
+    fn read<T: PropertyValue>(&mut self, key: &str, setting: &Setting, example: &str) -> Option<T> {
+        let hint =
+            || (!example.is_empty()).then(|| format!("for example: {} = {example}", self.full_key(key)));
         match T::parse(&setting.value) {
             Ok(value) => {
                 if let Some(caution) = T::caution(&setting.value) {
-                    self.warning(key, caution, None);
+                    let hint = hint();
+                    self.warning(key, caution, hint);
                 }
                 Some(value)
             }
             Err(problem) => {
-                let hint = (!T::EXAMPLE.is_empty())
-                    .then(|| format!("for example: {} = {}", self.full_key(key), T::EXAMPLE));
+                let hint = hint();
                 self.error(key, problem, hint);
                 None
             }

@@ -65,6 +65,7 @@ pub struct Property<T> {
     family: bool,
     secret: bool,
     members: Option<Members>,
+    example: &'static str,
     doc: &'static str,
     value: PhantomData<fn() -> T>,
 }
@@ -76,7 +77,17 @@ impl<T: PropertyValue> Property<T> {
         required: bool,
         doc: &'static str,
     ) -> Self {
-        Self { name, default, required, family: false, secret: false, members: None, doc, value: PhantomData }
+        Self {
+            name,
+            default,
+            required,
+            family: false,
+            secret: false,
+            members: None,
+            example: "",
+            doc,
+            value: PhantomData,
+        }
     }
     /// A property without which the component cannot work.
     pub const fn required(name: &'static str, doc: &'static str) -> Self {
@@ -95,6 +106,22 @@ impl<T: PropertyValue> Property<T> {
         let mut property = Self::new(prefix, None, false, doc);
         property.family = true;
         property
+    }
+    /// What an operator might write, for a property whose type gives no good example.
+    #[must_use]
+    pub const fn example(mut self, example: &'static str) -> Self {
+        self.example = example;
+        self
+    }
+    /// Of the property itself, else its default, else of its type; may be empty.
+    pub fn shown_example(&self) -> &'static str {
+        match (self.example, self.default) {
+            // Who writes `yes` means true.
+            ("", Some("true" | "false")) => T::EXAMPLE,
+            ("", Some(default)) => default,
+            ("", None) => T::EXAMPLE,
+            (example, _) => example,
+        }
     }
     /// Only these keys may stand below the family.
     #[must_use]
@@ -182,7 +209,12 @@ fn whole_number<N: std::str::FromStr>(
     low: impl std::fmt::Display,
     high: impl std::fmt::Display,
 ) -> Result<N, String> {
-    text.trim().parse().map_err(|_| format!("not a whole number from {low} to {high}"))
+    text.trim().parse().map_err(|_| match (low.to_string().as_str(), high.to_string().as_str()) {
+        // Nobody is helped by the limits of 64 bits.
+        ("0", "18446744073709551615") => "not a whole number of 0 or more".to_owned(),
+        ("-9223372036854775808", _) => "not a whole number".to_owned(),
+        (low, high) => format!("not a whole number from {low} to {high}"),
+    })
 }
 
 macro_rules! whole_numbers {

@@ -50,10 +50,13 @@ fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ConfigFilter>> {
         match local_store(&uri) {
             Ok(path) => stores.push(path),
             Err(problem) => {
-                let hint = format!(
-                    "for example: {} = localjceks://file/etc/flume/flow.jceks",
-                    cx.full_key("credential.provider.path")
-                );
+                let key = cx.full_key("credential.provider.path");
+                let hint = match on_hdfs(&uri) {
+                    Some((path, name)) => format!(
+                        "type: hadoop fs -get {path} /etc/flume/{name}  and write: {key} = localjceks://file/etc/flume/{name}"
+                    ),
+                    None => format!("for example: {key} = localjceks://file/etc/flume/flow.jceks"),
+                };
                 cx.error("credential.provider.path", problem, Some(hint));
                 return None;
             }
@@ -62,12 +65,24 @@ fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ConfigFilter>> {
     Some(Arc::new(Hadoop { stores, password_file: password_file? }))
 }
 
+/// Path as Hadoop's tool takes it, and name, of a store on HDFS.
+fn on_hdfs(uri: &str) -> Option<(String, &str)> {
+    let (server, path) = uri.strip_prefix("jceks://hdfs")?.split_once('/')?;
+    let name = path.rsplit('/').next().filter(|name| !name.is_empty())?;
+    let server = server.trim_start_matches('@');
+    let start = if server.is_empty() { String::new() } else { format!("hdfs://{server}") };
+    Some((format!("{start}/{path}"), name))
+}
+
 /// The file behind a provider's URI.
 fn local_store(uri: &str) -> Result<PathBuf, String> {
     let rest = uri.strip_prefix("localjceks://").or_else(|| uri.strip_prefix("jceks://"));
     match rest {
         Some(rest) => match rest.strip_prefix("file") {
             Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
+            _ if on_hdfs(uri).is_some() => {
+                Err(format!("{uri:?} is a store on HDFS, which is not read from there"))
+            }
             _ => Err(format!("{uri:?} is not a store on this machine")),
         },
         None => Err(format!("{uri:?} is not a Java key store")),
@@ -155,6 +170,20 @@ mod tests {
             ("/a/b.jceks", None),
         ] {
             assert_eq!(local_store(uri).ok(), expected.map(PathBuf::from), "{uri}");
+        }
+    }
+
+    #[test]
+    fn stores_on_hdfs_are_to_be_copied() {
+        for (uri, expected) in [
+            ("jceks://hdfs@nn:8020/a/b.jceks", "hadoop fs -get hdfs://nn:8020/a/b.jceks /etc/flume/b.jceks "),
+            ("jceks://hdfs/a/b.jceks", "hadoop fs -get /a/b.jceks /etc/flume/b.jceks "),
+        ] {
+            let lines = format!("credential.provider.path = {uri}");
+            let (filter, complaints) =
+                crate::testing::parse(crate::config::Kind::ConfigFilter, &lines, parse);
+            assert!(filter.is_none());
+            assert!(complaints[0].contains(expected), "{complaints:?}");
         }
     }
 

@@ -21,7 +21,8 @@ const REGEX: Property<Pattern> =
 const SERIALIZERS: Property<Words> = Property::required(
     "serializers",
     "Names, separated by blanks: the first is for the first group, and so on. Further groups are left out.",
-);
+)
+.example("s1 s2");
 /// What stands below `serializers.<name>.`, for the reference; read by [`parse_serializer`].
 const SERIALIZER: Property<String> = Property::family(
     "serializers.",
@@ -35,7 +36,7 @@ const SERIALIZER: Property<String> = Property::family(
     let member = |name: &str| (format!("serializers.{name}."), MEMBERS);
     Some(names.split_whitespace().map(member).collect())
 });
-const NAME: Property<String> = Property::required("name", "Header to set.");
+const NAME: Property<String> = Property::required("name", "Header to set.").example("host");
 const TYPE: Property<Type> =
     Property::optional("type", "DEFAULT", "How the text becomes the header's value.");
 const PATTERN: Property<JodaPattern> =

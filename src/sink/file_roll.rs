@@ -19,7 +19,8 @@ use crate::io::{File, FileType, LocalBoxFuture, OpenOptions, machine};
 use crate::serializer::output::{self, EventSerializer, Output, SerializerConfig};
 
 const DIRECTORY: Property<PathBuf> =
-    Property::required("sink.directory", "Where the files go. It must exist; it is not created.");
+    Property::required("sink.directory", "Where the files go. It must exist; it is not created.")
+        .example("/var/log/flume");
 const ROLL_INTERVAL: Property<Seconds> = Property::optional(
     "sink.rollInterval",
     "30",

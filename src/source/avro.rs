@@ -14,7 +14,8 @@ use crate::config::{ParseContext, Port, Property, PropertySpec};
 use crate::io::LocalBoxFuture;
 use crate::io::tls::Acceptor;
 
-const BIND: Property<String> = Property::required("bind", "Host name or IP address to listen on.");
+const BIND: Property<String> =
+    Property::required("bind", "Host name or IP address to listen on.").example("0.0.0.0");
 const PORT: Property<Port> = Property::required("port", "TCP port to listen on.");
 const THREADS: Property<u32> = Property::absent(
     "threads",

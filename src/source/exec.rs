@@ -26,7 +26,8 @@ use crate::io::{Child, FileType, Io, LocalBoxFuture, spawn_process};
 const COMMAND: Property<String> = Property::required(
     "command",
     "Command to run. Without `shell` it is split at white space, and nothing is quoted.",
-);
+)
+.example("tail -F /var/log/messages");
 const SHELL: Property<String> = Property::absent(
     "shell",
     "Shell to run the command in, for example `/bin/sh -c`: split at white space, the command is its last \

@@ -14,7 +14,8 @@ use crate::codec::thrift::scribe::OldThriftServer;
 use crate::config::{ParseContext, Port, Property, PropertySpec};
 use crate::io::LocalBoxFuture;
 
-const HOST: Property<String> = Property::required("host", "Host name or IP address to listen on.");
+const HOST: Property<String> =
+    Property::required("host", "Host name or IP address to listen on.").example("0.0.0.0");
 const PORT: Property<Port> = Property::required("port", "TCP port to listen on.");
 
 /// Largest call in bytes: Flume 0.9 sent one event of at most 32 KiB unless configured otherwise.

@@ -30,7 +30,8 @@ use crate::io::buffer::{BufferPool, PooledBuf};
 use crate::io::stop::{Phase, Stop};
 use crate::io::{Listener, LocalBoxFuture, Stream};
 
-const BIND: Property<String> = Property::required("bind", "Host name or IP address to listen on.");
+const BIND: Property<String> =
+    Property::required("bind", "Host name or IP address to listen on.").example("0.0.0.0");
 const PORT: Property<Port> = Property::required("port", "TCP port to listen on.");
 const MAX_LINE_LENGTH: Property<Positive> = Property::optional(
     "max-line-length",

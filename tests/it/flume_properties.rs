@@ -38,6 +38,7 @@ const DEVIATIONS: &[(&str, &str, &str)] = &[
     ("source syslogtcp", "host", "unset means all interfaces, which is what 0.0.0.0 says"),
     ("source syslogudp", "host", "unset means all interfaces, which is what 0.0.0.0 says"),
     ("source multiport_syslogtcp", "host", "unset means all interfaces, which is what 0.0.0.0 says"),
+    ("source multiport_syslogtcp", "batchSize", "unset means what one read brings, in fewer transactions"),
     ("sink hdfs", "hdfs.codeC", "Flume accepts none for no codec; it is written out"),
     ("sink avro", "hostname", "required unless `hosts` is set, which the sink checks itself"),
     ("sink avro", "port", "required unless `hosts` is set, which the sink checks itself"),

@@ -24,7 +24,8 @@ pub fn plan(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
 pub(super) mod tests {
     use crate::agent::compile::compile;
     use crate::config::model::AgentConfig;
-    use crate::config::properties;
+    use crate::config::{Specs, properties};
+    use crate::registry;
 
     /// Everything that is said about a flow, sorted as `check` sorts it.
     pub fn complaints(flow: &str) -> String {
@@ -101,5 +102,66 @@ pub(super) mod tests {
             assert!(text.lines().count() > 1, "nothing is said: {what}");
         }
         insta::assert_snapshot!(said.concat());
+    }
+
+    /// What every component says when it is told nothing, and about every property it is told nonsense.
+    #[test]
+    fn every_property_complains_in_its_own_words() {
+        let frame = |source: &str, channel: &str, sink: &str| {
+            format!(
+                "a1.sources = r1\na1.channels = c1\na1.sinks = k1\na1.sources.r1.channels = c1\na1.sinks.k1.channel = c1\n\
+                 a1.sources.r1.type = {source}\na1.channels.c1.type = {channel}\na1.sinks.k1.type = {sink}\n"
+            )
+        };
+        let interceptor = |class: &str| {
+            frame("seq", "memory", "null")
+                + &format!("a1.sources.r1.interceptors = i1\na1.sources.r1.interceptors.i1.type = {class}\n")
+        };
+        let mut components: Vec<(&str, String, &str, Specs)> = Vec::new();
+        for entry in registry::SOURCES {
+            components.push((
+                entry.class,
+                frame(entry.class, "memory", "null"),
+                "sources.r1.",
+                entry.properties,
+            ));
+        }
+        for entry in registry::CHANNELS {
+            components.push((
+                entry.class,
+                frame("seq", entry.class, "null"),
+                "channels.c1.",
+                entry.properties,
+            ));
+        }
+        for entry in registry::SINKS {
+            components.push((
+                entry.class,
+                frame("seq", "memory", entry.class),
+                "sinks.k1.",
+                entry.properties,
+            ));
+        }
+        for entry in registry::INTERCEPTORS {
+            components.push((
+                entry.class,
+                interceptor(entry.class),
+                "sources.r1.interceptors.i1.",
+                entry.properties,
+            ));
+        }
+        let mut said = String::new();
+        for (class, flow, prefix, properties) in components {
+            let bare = complaints(&flow);
+            said += &format!("==== {class}\n{bare}");
+            for property in properties {
+                let key =
+                    format!("a1.{prefix}{}{}", property.name(), if property.is_family() { "x" } else { "" });
+                let text = complaints(&format!("{flow}{key} = ?!\n"));
+                let about_it = text.split("\n\n").filter(|one| one.contains(&key) && !bare.contains(one));
+                about_it.for_each(|one| said += &format!("-- {one}\n"));
+            }
+        }
+        insta::assert_snapshot!(said);
     }
 }

@@ -19,7 +19,8 @@ pub(super) const PATH: Property<String> = Property::required(
     "Directory of the files; with escapes (%Y, %{header}, %[host]). hdfs://host:port/…, file:///…, or without \
      scheme: then fs.defaultFS of HADOOP_CONF_DIR says where, and without a Hadoop configuration it is the \
      local file system.",
-);
+)
+.example("hdfs://namenode:8020/flume/%Y-%m-%d");
 const FILE_PREFIX: Property<String> =
     Property::optional("hdfs.filePrefix", "FlumeData", "What names begin with; with escapes.");
 const FILE_SUFFIX: Property<String> = Property::absent(

@@ -28,7 +28,8 @@ mod meta;
 mod tests;
 mod work;
 
-const SPOOL_DIR: Property<PathBuf> = Property::required("spoolDir", "Directory to read files from.");
+const SPOOL_DIR: Property<PathBuf> =
+    Property::required("spoolDir", "Directory to read files from.").example("/var/spool/flume");
 const FILE_SUFFIX: Property<String> =
     Property::optional("fileSuffix", ".COMPLETED", "What is appended to the name of a file that was read.");
 const DELETE_POLICY: Property<DeletePolicy> =

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::stream::{CONNECTIONS_MAX, Shared, serve};
+use super::stream::{CONNECTIONS_MAX, Limits, Shared, serve};
 use super::tcp::client_headers;
 use super::{CLIENT_HOSTNAME_HEADER, CLIENT_IP_HEADER, ClientHeaders, EVENT_SIZE, HOST, KEEP_FIELDS, Names};
 use crate::codec::charset::Charset;
@@ -24,7 +24,8 @@ use crate::source::{
     Claim, OpenError, Placement, Source, SourceConfig, SourceContext, SourceEntry, SourceError, net,
 };
 
-const PORTS: Property<Words> = Property::required("ports", "TCP ports to listen on, separated by blanks.");
+const PORTS: Property<Words> =
+    Property::required("ports", "TCP ports to listen on, separated by blanks.").example("10001 10002");
 const PORT_HEADER: Property<String> = Property::absent(
     "portHeader",
     "Header to set to the port a message came in by. Not set: no such header.",
@@ -33,11 +34,10 @@ const CHARSET_DEFAULT: Property<Charset> =
     Property::optional("charset.default", "UTF-8", "Character set of host names in messages.");
 const CHARSET_PORT: Property<Charset> =
     Property::family("charset.port.", "`charset.port.<port>`: the same for one port.");
-const BATCH_SIZE: Property<Positive> = Property::optional(
+const BATCH_SIZE: Property<Positive> = Property::absent(
     "batchSize",
-    "100",
-    "Flume's largest transaction, and checked against the channels' transactionCapacity. Here what one read brings is one \
-     transaction, within that capacity.",
+    "Most events of one transaction. Not set (Flume: 100): what one read brings, within the channels' transactionCapacity, \
+     which is fewer and larger transactions.",
 );
 const READ_BUFFER_BYTES: Property<Positive> = Property::optional(
     "readBufferBytes",
@@ -96,7 +96,7 @@ struct Config {
     client: ClientHeaders,
     charset: Charset,
     port_charsets: HashMap<u16, Charset>,
-    batch_size: usize,
+    batch_size: Option<usize>,
     tls: Option<ServerTls>,
 }
 
@@ -110,7 +110,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
     let (keep, port_header) = (cx.get(&KEEP_FIELDS), cx.get_opt(&PORT_HEADER));
     let (address, name) = (cx.get_opt(&CLIENT_IP_HEADER), cx.get_opt(&CLIENT_HOSTNAME_HEADER));
     let tls = tls::parse_server(cx);
-    let (charset, batch_size) = (cx.get(&CHARSET_DEFAULT), cx.get(&BATCH_SIZE));
+    let (charset, batch_size) = (cx.get(&CHARSET_DEFAULT), cx.get_opt(&BATCH_SIZE));
     let unused = (cx.get(&READ_BUFFER_BYTES), cx.get_opt(&READ_BUFFER_SIZE), cx.get_opt(&NUM_PROCESSORS));
     let mut is_complete = unused.0.is_some() && unused.1.is_some() && unused.2.is_some();
     let mut numbers = Vec::new();
@@ -157,7 +157,7 @@ fn read(cx: &mut ParseContext<'_>) -> Option<Config> {
         client: ClientHeaders { address: address?, name: name? },
         charset: charset?,
         port_charsets,
-        batch_size: batch_size?.0,
+        batch_size: batch_size?.map(|b| b.0),
         tls: tls?,
     })
 }
@@ -167,7 +167,7 @@ impl SourceConfig for Config {
         self.ports.iter().map(|port| Claim::Tcp(self.host.clone(), *port)).collect()
     }
     fn batch_size(&self) -> Option<usize> {
-        Some(self.batch_size)
+        self.batch_size
     }
     fn open(
         self: Arc<Self>,
@@ -221,7 +221,8 @@ impl Server {
                 cx.counters.event_read_fail.add(1);
             }
         };
-        serve(shared, stream, config.event_size, headers, &stop, push).await;
+        let limits = Limits { event_size: config.event_size, batch_size: config.batch_size };
+        serve(shared, stream, limits, headers, &stop, push).await;
     }
 }
 
@@ -290,6 +291,35 @@ mod tests {
             handle.request(Phase::Stopping);
             running.await.unwrap().unwrap();
             assert_eq!(counters.event_read_fail.value(), 2);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn transactions_have_no_more_than_batch_size_events() {
+        run_local(EngineKind::Portable, |io| async move {
+            for (line, largest) in [("batchSize = 3", 3), ("", 10)] {
+                let lines = format!("host = 127.0.0.1\nports = 0\n{line}");
+                let config = testing::parse(Kind::Source, &lines, read).0.unwrap();
+                let channel = testing::memory_channel(&io, 100);
+                let source =
+                    Arc::new(config).open(testing::source_context(&io, channel.clone())).await.unwrap();
+                let description = source.describe();
+                let address: SocketAddr = description.rsplit(' ').next().unwrap().parse().unwrap();
+                let (handle, stop) = stop::channel();
+                let running = spawn(source.run(stop));
+                let mut stream = io.connect(address).await.unwrap();
+                let message = "<13>1 2003-10-11T22:14:15Z h - - - - text\n";
+                stream.write_all(message.repeat(10).as_bytes()).await.unwrap();
+                let mut sizes = Vec::new();
+                while sizes.iter().sum::<usize>() < 10 {
+                    channel_ready(&*channel).await;
+                    sizes.extend(testing::drain(&*channel).await.iter().map(crate::event::EventBatch::len));
+                }
+                assert_eq!(sizes.iter().max(), Some(&largest), "{sizes:?}");
+                handle.request(Phase::Stopping);
+                running.await.unwrap().unwrap();
+            }
         })
         .unwrap();
     }

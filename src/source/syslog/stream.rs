@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::put_patiently;
 use crate::codec::syslog::frame::{Frame, Framer};
-use crate::event::{BatchBuilder, Headers, Separator};
+use crate::event::{BatchBuilder, EventBatch, Headers, Separator};
 use crate::io::Stream;
 use crate::io::stop::Stop;
 use crate::source::SourceContext;
@@ -37,17 +37,38 @@ impl Shared {
     }
 }
 
+/// What a connection may bring.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Longest message in bytes.
+    pub event_size: usize,
+    /// Most events of one transaction; the channels' own limit holds too.
+    pub batch_size: Option<usize>,
+}
+
+/// Puts a batch in transactions of at most so many events. False if the stop came first.
+async fn put_in_parts(cx: &SourceContext, mut batch: EventBatch, most: Option<usize>, stop: &Stop) -> bool {
+    while let Some(most) = most
+        && batch.len() > most
+    {
+        if !put_patiently(cx, batch.split_to(most), stop).await {
+            return false;
+        }
+    }
+    put_patiently(cx, batch, stop).await
+}
+
 /// Reads a connection to its end or to the stop. `push` adds the event of one message.
 pub(super) async fn serve(
     shared: &Shared,
     mut stream: Box<dyn Stream>,
-    event_size: usize,
+    limits: Limits,
     headers: Headers,
     stop: &Stop,
     mut push: impl FnMut(&[u8], bool, &mut BatchBuilder),
 ) {
     let mut carry = Carry { shared, bytes: Vec::new() };
-    let mut framer = Framer::new(event_size);
+    let mut framer = Framer::new(limits.event_size);
     loop {
         let mut batch = BatchBuilder::new(Separator::None);
         let read = poll_fn(|task| {
@@ -76,7 +97,7 @@ pub(super) async fn serve(
             *batch.common_mut() = headers.clone();
             let batch = batch.finish();
             shared.cx.counters.event_received.add(batch.len() as u64);
-            if !put_patiently(&shared.cx, batch, stop).await {
+            if !put_in_parts(&shared.cx, batch, limits.batch_size, stop).await {
                 return;
             }
         }
@@ -97,7 +118,7 @@ pub(super) async fn serve(
                 let batch = batch.finish();
                 if !batch.is_empty() {
                     shared.cx.counters.event_received.add(batch.len() as u64);
-                    put_patiently(&shared.cx, batch, stop).await;
+                    put_in_parts(&shared.cx, batch, limits.batch_size, stop).await;
                 }
             }
             return;

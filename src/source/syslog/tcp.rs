@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::classic::{FORMAT_DATE, FORMAT_REGEX, FORMAT_REPLACE, FORMAT_SEARCH, Format};
-use super::stream::{CONNECTIONS_MAX, Shared, serve};
+use super::stream::{CONNECTIONS_MAX, Limits, Shared, serve};
 use super::{
     CLIENT_HOSTNAME_HEADER, CLIENT_IP_HEADER, ClientHeaders, EVENT_SIZE, HOST, KEEP_FIELDS, Names, sender,
 };
@@ -126,7 +126,8 @@ impl Server {
         let push = |message: &[u8], is_cut: bool, batch: &mut _| {
             parser.push(message, is_cut, io.unix_time().as_secs() as i64, batch);
         };
-        serve(&self.shared, stream, self.config.event_size, headers, &stop, push).await;
+        let limits = Limits { event_size: self.config.event_size, batch_size: None };
+        serve(&self.shared, stream, limits, headers, &stop, push).await;
     }
 }
 

@@ -35,7 +35,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-const FILEGROUPS: Property<Words> = Property::required("filegroups", "Names of the file groups.");
+const FILEGROUPS: Property<Words> =
+    Property::required("filegroups", "Names of the file groups.").example("f1");
 const FILEGROUP: Property<String> = Property::family(
     "filegroups.",
     "Absolute path of a group's files. Its last element is a regular expression, which must match the whole \
