@@ -48,6 +48,7 @@ pub fn run(config: AgentConfig, options: Options, reload: Reload) -> Result<(), 
         tracing::warn!("{warning}");
     }
     machine::keep_freed_memory();
+    machine::allow_open_files();
     let (engine, why) = choose(options.engine);
     if let Some(why) = why {
         tracing::warn!("{why}");

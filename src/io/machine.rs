@@ -69,6 +69,20 @@ pub fn keep_freed_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_freed_memory() {}
 
+/// Raises the soft limit of open files to the hard one, as a JVM does: a connection is a file, and the usual
+/// soft limit is 1024. The limit now.
+pub fn allow_open_files() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit.current = limit.maximum;
+        }
+    }
+    limit.current
+}
+
 /// This machine's time zone (`TZ`, `/etc/localtime`), UTC if none can be found.
 pub fn time_zone() -> jiff::tz::TimeZone {
     jiff::tz::TimeZone::system()
@@ -81,6 +95,17 @@ mod tests {
     #[test]
     fn the_host_has_a_name() {
         assert!(!host_name().is_empty());
+    }
+
+    #[test]
+    fn as_many_files_as_the_administrator_allows() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        // Still enough for the tests beside this one.
+        let lowered = limit.maximum.unwrap_or(1 << 20) - 1;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lowered), ..limit }).unwrap();
+        assert_eq!(allow_open_files(), limit.maximum);
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
     }
 
     #[test]
