@@ -53,7 +53,8 @@ const REQUEST_HEADER_SIZE: Property<Positive> = Property::optional(
 const IDLE_TIMEOUT: Property<Millis> = Property::optional(
     "ServerConnector.idleTimeout",
     "30000",
-    "How long a client may be silent: between requests, within a request head, between parts of a body.",
+    "How long a client may be silent: between requests, within a request head, between parts of a body, while an \
+     answer waits to be read.",
 );
 const THREAD_POOL: Property<String> = Property::family(
     "QueuedThreadPool.",

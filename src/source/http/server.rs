@@ -16,19 +16,20 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use super::handler::{self, Refusal};
 use super::{HttpConfig, Limits};
 use crate::channel::ChannelError;
-use crate::io::Stream;
 use crate::io::stop::Stop;
+use crate::io::{Io, LocalBoxFuture, Stream};
 use crate::source::SourceContext;
 use crate::source::net::{Gauge, Share};
 
 /// Slowest body that is waited for, in bytes per second, behind the first idle time.
 const BODY_RATE_MIN: u64 = 16 * 1024;
-/// How long the rest of a body that is too large is read and thrown away, so that the client gets to
-/// reading the answer.
+/// How long the rest of a body that is too large is read and thrown away behind its answer, so that a client
+/// gets to reading it that sends everything first.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Bodies grow by at least this much.
 const BODY_GROWTH_BYTES: usize = 64 * 1024;
@@ -40,6 +41,13 @@ pub(super) struct Server {
     cx: SourceContext,
     config: Arc<HttpConfig>,
     in_flight: Rc<Gauge>,
+}
+
+/// A connection, as its requests see it.
+struct Visit {
+    peer: SocketAddr,
+    /// Somebody has given up reading what the client sends.
+    given_up: Notify,
 }
 
 impl Server {
@@ -54,10 +62,11 @@ impl Server {
     /// Serves a connection until it closes or, behind the request under way, until the stop.
     pub(super) async fn serve(self: Rc<Self>, stream: Box<dyn Stream>, peer: SocketAddr, stop: Stop) {
         let Some(stream) = stop.or(self.first_byte(stream)).await.flatten() else { return };
-        let server = Rc::clone(&self);
+        let visit = Rc::new(Visit { peer, given_up: Notify::new() });
+        let (server, visitor) = (Rc::clone(&self), Rc::clone(&visit));
         let service = hyper::service::service_fn(move |request| {
-            let server = Rc::clone(&server);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            let (server, visit) = (Rc::clone(&server), Rc::clone(&visitor));
+            async move { Ok::<_, Infallible>(server.answer(request, &visit).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
@@ -67,6 +76,7 @@ impl Server {
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = visit.given_up.notified() => return,
             () = stop.requested() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -78,19 +88,26 @@ impl Server {
     }
 
     /// Waits for a connection's first byte before it is given buffers.
-    async fn first_byte(&self, mut stream: Box<dyn Stream>) -> Option<FirstByte> {
+    async fn first_byte(&self, mut stream: Box<dyn Stream>) -> Option<Guarded> {
         let mut byte = [0];
         let read = poll_fn(|task| {
             let mut buffer = ReadBuf::new(&mut byte);
             Pin::new(&mut stream).poll_read(task, &mut buffer).map_ok(|()| buffer.filled().len())
         });
         tokio::select! {
-            read = read => read.is_ok_and(|count| count == 1).then_some(FirstByte { byte: Some(byte[0]), stream }),
+            read = read => read.is_ok_and(|count| count == 1).then_some(Guarded {
+                byte: Some(byte[0]),
+                stream,
+                io: self.cx.io.clone(),
+                patience: self.limits().idle,
+                stalled: None,
+            }),
             () = self.cx.io.sleep(self.limits().idle) => None,
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, visit: &Rc<Visit>) -> Answer {
+        let peer = visit.peer;
         match *request.method() {
             Method::GET | Method::POST | Method::HEAD => {}
             Method::TRACE | Method::OPTIONS => {
@@ -100,7 +117,7 @@ impl Server {
         }
         let (head, body) = request.into_parts();
         let expects_continue = head.headers.contains_key(header::EXPECT);
-        let received = match self.receive(body, expects_continue).await {
+        let received = match self.receive(body, expects_continue, visit).await {
             Ok(received) => received,
             Err(answer) => return answer,
         };
@@ -115,12 +132,12 @@ impl Server {
             Ok(batch) => batch,
             Err(Refusal::BadRequest(reason)) => {
                 counters.event_read_fail.add(1);
-                tracing::warn!(source = %self.cx.name, %reason, "received a bad request");
+                tracing::warn!(source = %self.cx.name, %peer, %reason, "received a bad request");
                 return refusal(StatusCode::BAD_REQUEST, &format!("Bad request from client. {reason}"));
             }
             Err(Refusal::Unexpected(reason)) => {
                 counters.event_read_fail.add(1);
-                tracing::warn!(source = %self.cx.name, %reason, "received a request without events");
+                tracing::warn!(source = %self.cx.name, %peer, %reason, "received a request without events");
                 let text = format!("Deserializer threw unexpected exception. {reason}");
                 return refusal(StatusCode::INTERNAL_SERVER_ERROR, &text);
             }
@@ -138,13 +155,13 @@ impl Server {
                 counters.event_accepted.add(events);
                 Response::new(Full::default())
             }
-            Err(error) => self.channel_refused(events, &error),
+            Err(error) => self.channel_refused(peer, events, &error),
         }
     }
 
-    fn channel_refused(&self, events: u64, error: &ChannelError) -> Answer {
+    fn channel_refused(&self, peer: SocketAddr, events: u64, error: &ChannelError) -> Answer {
         let counters = &self.cx.counters;
-        tracing::warn!(source = %self.cx.name, events, %error, "channel did not take a request's events; the client is told");
+        tracing::warn!(source = %self.cx.name, %peer, events, %error, "channel did not take a request's events; the client is told");
         match error {
             ChannelError::Full(_) | ChannelError::TooLarge(_) | ChannelError::NoSpace(_) => {
                 counters.channel_write_fail.add(1);
@@ -164,12 +181,18 @@ impl Server {
     }
 
     /// Reads a body within the limits.
-    async fn receive(&self, body: Incoming, expects_continue: bool) -> Result<Received, Answer> {
+    async fn receive(
+        &self,
+        body: Incoming,
+        expects_continue: bool,
+        visit: &Rc<Visit>,
+    ) -> Result<Received, Answer> {
         let limits = self.limits();
         let announced = body.size_hint().exact();
         let cut = self.config.handler.cuts_behind();
         let most = cut.unwrap_or(limits.body_bytes_max).min(limits.in_flight_bytes_max / 2);
         let too_large = || {
+            tracing::warn!(source = %self.cx.name, peer = %visit.peer, limit = most, "received a request that is too large; see maxRequestBytes");
             let text = format!(
                 "The request is larger than {most} bytes; send smaller batches, or raise maxRequestBytes of source {}.",
                 self.cx.name
@@ -179,7 +202,7 @@ impl Server {
         if cut.is_none() && announced.is_some_and(|size| size > most as u64) {
             // A client that asked first has sent nothing yet.
             if !expects_continue {
-                self.drain(body).await;
+                self.drain(body, visit);
             }
             return Err(too_large());
         }
@@ -223,7 +246,7 @@ impl Server {
             let have = first.len() + gathered.len();
             if have + data.len() > most {
                 if cut.is_none() {
-                    self.drain(body).await;
+                    self.drain(body, visit);
                     return Err(too_large());
                 }
                 data.truncate(most - have);
@@ -232,7 +255,7 @@ impl Server {
                 continue;
             }
             if self.in_flight.value() + data.len() > limits.in_flight_bytes_max {
-                self.drain(body).await;
+                self.drain(body, visit);
                 return Err(busy());
             }
             share.grow(data.len());
@@ -251,13 +274,26 @@ impl Server {
         Ok(Received { bytes, share })
     }
 
-    /// Reads what is left of a body and throws it away, for a while.
-    async fn drain(&self, mut body: Incoming) {
-        let drained = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
-        tokio::select! {
-            () = drained => {}
-            () = self.cx.io.sleep(DRAIN_TIME) => {}
-        }
+    /// Reads what is left of a body and throws it away, for a while, beside the answer.
+    fn drain(&self, mut body: Incoming, visit: &Rc<Visit>) {
+        let (io, visit) = (self.cx.io.clone(), Rc::clone(visit));
+        crate::io::spawn(async move {
+            let drained = async {
+                while let Some(frame) = body.frame().await {
+                    if frame.is_err() {
+                        return false;
+                    }
+                }
+                true
+            };
+            let is_at_end = tokio::select! {
+                is_at_end = drained => is_at_end,
+                () = io.sleep(DRAIN_TIME) => false,
+            };
+            if !is_at_end {
+                visit.given_up.notify_one();
+            }
+        });
     }
 }
 
@@ -296,13 +332,32 @@ fn refusal(status: StatusCode, text: &str) -> Answer {
     answer
 }
 
-/// A stream whose first byte was read already.
-struct FirstByte {
+/// A stream whose first byte was read already, and which breaks when the client does not take what is
+/// written for as long as it may be silent.
+struct Guarded {
     byte: Option<u8>,
     stream: Box<dyn Stream>,
+    io: Io,
+    patience: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<LocalBoxFuture<'static, ()>>,
 }
 
-impl AsyncRead for FirstByte {
+impl Guarded {
+    fn guard<T>(&mut self, written: Poll<io::Result<T>>, task: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| self.io.sleep(self.patience));
+        stalled
+            .as_mut()
+            .poll(task)
+            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answers")))
+    }
+}
+
+impl AsyncRead for Guarded {
     fn poll_read(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -318,14 +373,17 @@ impl AsyncRead for FirstByte {
     }
 }
 
-impl AsyncWrite for FirstByte {
+impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(task, data)
+        let written = Pin::new(&mut self.stream).poll_write(task, data);
+        self.guard(written, task)
     }
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(task)
+        let written = Pin::new(&mut self.stream).poll_flush(task);
+        self.guard(written, task)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
+        let written = Pin::new(&mut self.stream).poll_shutdown(task);
+        self.guard(written, task)
     }
 }
