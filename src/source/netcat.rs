@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -181,7 +182,7 @@ impl Netcat {
                     tracing::debug!(source = %name, %peer, "connected");
                     let share = shared.connections.add(1);
                     shared.cx.counters.open_connection.add(1);
-                    let connection = Connection { shared: shared.clone(), stream, stop: stop.clone() };
+                    let connection = Connection { shared: shared.clone(), stream, peer, stop: stop.clone() };
                     crate::io::spawn(async move {
                         let _share = share;
                         let counters = connection.shared.cx.counters.clone();
@@ -237,6 +238,7 @@ struct Lines {
 struct Connection {
     shared: Rc<Shared>,
     stream: Box<dyn Stream>,
+    peer: SocketAddr,
     stop: Stop,
 }
 
@@ -283,6 +285,7 @@ impl Connection {
                         "FAILED: unfinished lines of all connections exceed {UNFINISHED_BYTES_MAX} bytes\n"
                     )
                 };
+                tracing::warn!(source = %shared.cx.name, peer = %self.peer, problem = problem.trim_end(), "line refused, connection closed");
                 shared.cx.counters.event_read_fail.add(1);
                 self.answer(&problem).await?;
                 self.stream.shutdown().await?;
@@ -321,7 +324,7 @@ impl Connection {
                         ChannelError::TooLarge(_) => count,
                         _ => total - done,
                     };
-                    tracing::warn!(source = %shared.cx.name, events = failed, %error, "lines refused; their sender was told");
+                    tracing::warn!(source = %shared.cx.name, peer = %self.peer, events = failed, %error, "lines refused; their sender was told");
                     let answer = format!("FAILED: {error}\n");
                     for _ in 0..failed {
                         self.answer(&answer).await?;
@@ -391,7 +394,14 @@ impl Shared {
             return Poll::Ready(Ok(None));
         }
         if carry.len() > CARRY_INLINE_MAX {
+            let grown = carry.len() + size;
             carry.extend_from_slice(room.filled());
+            // Nothing to cut in it yet: a long line must not be looked through again with each of its parts.
+            let is_part =
+                self.config.charset.unit_bytes() == 1 && memchr::memchr(b'\n', room.filled()).is_none();
+            if is_part && grown < self.config.line_chars_max && grown <= UNFINISHED_BYTES_MAX {
+                return Poll::Ready(Ok(Some(Bytes::new())));
+            }
             return Poll::Ready(Ok(Some(Bytes::from(std::mem::take(carry)))));
         }
         let end = front + size;
@@ -498,7 +508,7 @@ mod tests {
     struct Running {
         io: Io,
         channel: Rc<MemoryChannel>,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         stop: StopHandle,
         task: JoinHandle<Result<(), SourceError>>,
         counters: Arc<SourceCounters>,
@@ -691,7 +701,8 @@ mod tests {
             )
             .shared;
             let (_handle, stop) = stop::channel();
-            let task = Connection { shared, stream: source.connect().await, stop }.serve();
+            let task =
+                Connection { shared, stream: source.connect().await, peer: source.address, stop }.serve();
             assert!(size_of_val(&task) <= 1024, "{} bytes", size_of_val(&task));
             source.stop().await;
         });

@@ -222,7 +222,7 @@ impl Server {
             }
         };
         let limits = Limits { event_size: config.event_size, batch_size: config.batch_size };
-        serve(shared, stream, limits, headers, &stop, push).await;
+        serve(shared, (stream, peer), limits, headers, &stop, push).await;
     }
 }
 

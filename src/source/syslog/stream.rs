@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -61,7 +62,7 @@ async fn put_in_parts(cx: &SourceContext, mut batch: EventBatch, most: Option<us
 /// Reads a connection to its end or to the stop. `push` adds the event of one message.
 pub(super) async fn serve(
     shared: &Shared,
-    mut stream: Box<dyn Stream>,
+    (mut stream, peer): (Box<dyn Stream>, SocketAddr),
     limits: Limits,
     headers: Headers,
     stop: &Stop,
@@ -88,7 +89,7 @@ pub(super) async fn serve(
         let (goes_on, is_broken) = match stop.or(read).await {
             Some(Ok(goes_on)) => (goes_on, false),
             Some(Err(error)) => {
-                tracing::debug!(source = %shared.cx.name, %error, "connection broke");
+                tracing::debug!(source = %shared.cx.name, %peer, %error, "connection broke");
                 (false, true)
             }
             None => (false, true),
@@ -102,7 +103,7 @@ pub(super) async fn serve(
             }
         }
         if shared.unfinished.get() > UNFINISHED_BYTES_MAX {
-            tracing::warn!(source = %shared.cx.name, limit = UNFINISHED_BYTES_MAX, "too many unfinished messages; connection closed");
+            tracing::warn!(source = %shared.cx.name, %peer, limit = UNFINISHED_BYTES_MAX, "too many unfinished messages; connection closed");
             return;
         }
         if !goes_on {

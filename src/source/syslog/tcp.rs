@@ -127,7 +127,7 @@ impl Server {
             parser.push(message, is_cut, io.unix_time().as_secs() as i64, batch);
         };
         let limits = Limits { event_size: self.config.event_size, batch_size: None };
-        serve(&self.shared, stream, limits, headers, &stop, push).await;
+        serve(&self.shared, (stream, peer), limits, headers, &stop, push).await;
     }
 }
 
