@@ -14,6 +14,7 @@ mod fuzz_corpus;
 mod guide;
 mod hdfs;
 mod hop;
+mod hostile;
 mod http;
 mod layers;
 mod origins;
