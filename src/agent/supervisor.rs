@@ -386,8 +386,9 @@ fn port_complaint(
         Transport::Tcp => ("TCP", "-ltnp"),
         Transport::Udp => ("UDP", "-lunp"),
     };
-    let key =
-        if settings.settings.contains_key("port") { settings.full_key("port") } else { settings.subject() };
+    // Of several ports the list is at fault.
+    let written = ["port", "ports"].into_iter().find(|key| settings.settings.contains_key(*key));
+    let key = written.map_or_else(|| settings.subject(), |key| settings.full_key(key));
     let message = match error.kind() {
         std::io::ErrorKind::AddrInUse => format!("{protocol} port {port} on {} is in use", address.ip()),
         std::io::ErrorKind::AddrNotAvailable => format!("{} is not an address of this machine", address.ip()),
@@ -405,7 +406,7 @@ fn port_complaint(
         }
         _ => "check bind and port".to_owned(),
     };
-    let location =
-        settings.settings.get("port").map(|s| s.location.clone()).or_else(|| settings.listed.clone());
+    let setting = written.and_then(|key| settings.settings.get(key));
+    let location = setting.map(|s| s.location.clone()).or_else(|| settings.listed.clone());
     Diagnostic::error(key, message).value(port.to_string()).at(location).hint(hint)
 }

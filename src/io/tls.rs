@@ -139,8 +139,11 @@ impl Connector {
 
 async fn read_store(io: &Io, property: &'static str, file: &StoreFile) -> Result<KeyStore, OpenError> {
     let wrong = |message: String| OpenError::new(property, file.path.display().to_string(), message);
-    let bytes = read_file(io, file).await.map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    keystore::read(&bytes, file.password.as_deref()).map_err(|e| wrong(e.to_string()))
+    let bytes = read_file(io, file).await.map_err(|e| {
+        wrong(format!("cannot be read: {e}")).hint("name a file that the user of the agent may read")
+    })?;
+    let hint = "see what it holds: keytool -list -keystore FILE , with the password that is set here";
+    keystore::read(&bytes, file.password.as_deref()).map_err(|e| wrong(e.to_string()).hint(hint))
 }
 
 async fn read_file(io: &Io, file: &StoreFile) -> io::Result<Vec<u8>> {

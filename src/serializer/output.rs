@@ -139,11 +139,15 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<SerializerConfig> {
         Some(Kind::HeaderAndText) => text::parse(&mut below).map(SerializerConfig::HeaderAndText),
         Some(Kind::AvroEvent) => avro_event::parse(&mut below).map(SerializerConfig::AvroEvent),
         None => {
-            cx.error(
-                SERIALIZER.name(),
-                "not a serializer this program has",
-                Some("use TEXT, HEADER_AND_TEXT or avro_event".to_owned()),
-            );
+            let (problem, hint) = match name.contains("AvroEventSerializer") {
+                // Its events bring their schema along, and every file has one.
+                true => (
+                    "writes bodies that are Avro data under a schema of their own, which this program does not",
+                    "use avro_event, whose records keep headers and body, and take the body apart behind it",
+                ),
+                false => ("not a serializer this program has", "use TEXT, HEADER_AND_TEXT or avro_event"),
+            };
+            cx.error(SERIALIZER.name(), problem, Some(hint.to_owned()));
             None
         }
     }
@@ -188,6 +192,7 @@ mod tests {
                 Some(SerializerConfig::HeaderAndText(text::Options { append_newline: true })),
             ),
             ("serializer = com.example.Mine", None),
+            ("serializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder", None),
         ];
         for (lines, expected) in table {
             let (config, complaints) = testing::parse(config::Kind::Sink, lines, parse);

@@ -17,6 +17,7 @@ mod hop;
 mod hostile;
 mod http;
 mod layers;
+mod open_errors;
 mod origins;
 mod peers;
 mod registry;

@@ -157,7 +157,9 @@ impl Hdfs {
         let fs = client::open(&location.uri, &conf, &config.access, &cx.io)
             .map_err(|e| refuse(e.message).hint("check HADOOP_CONF_DIR and the host in the path"))?;
         if fs.can_truncate() {
-            check_directory(&cx.io, &location.path).await.map_err(refuse)?;
+            check_directory(&cx.io, &location.path).await.map_err(|e| {
+                refuse(e).hint("name a directory the files can lie in; what is missing of it is created")
+            })?;
         }
         let (journal, left) = open_journal(&config, &cx).await?;
         let finisher = Finisher::new(
