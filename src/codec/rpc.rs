@@ -57,6 +57,11 @@ pub trait ServerSession {
     fn feed(&mut self, bytes: &[u8], inbound: &mut VecDeque<Inbound>) -> Result<(), String>;
     /// Appends the answer to a call.
     fn answer(&mut self, ticket: &Ticket, outcome: Outcome<'_>, out: &mut BytesMut);
+    /// True if bytes were kept because the calls before them already hold enough memory: feed nothing, when those
+    /// calls are under way, to go on.
+    fn has_more(&self) -> bool {
+        false
+    }
     /// Bytes held of a call that is not complete yet; 0 between calls.
     fn held_bytes(&self) -> usize;
 }

@@ -307,6 +307,9 @@ impl Connection {
             };
             match step? {
                 Step::Read | Step::Progress => {}
+                Step::Eof if self.held > 0 && self.starting.is_none() && self.owed.is_empty() => {
+                    return Err(End::Hostile("the peer left in the middle of a call".to_owned()));
+                }
                 Step::Eof => self.close(),
                 Step::Done => {
                     let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
@@ -397,7 +400,10 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, End>> {
-        let shared = &self.shared;
+        if self.session.has_more() {
+            return Poll::Ready(self.feed(&[]));
+        }
+        let shared = self.shared.clone();
         let mut scratch = shared.scratch.borrow_mut();
         scratch.resize(READ_BYTES, 0);
         let mut buf = ReadBuf::new(&mut scratch);
@@ -418,18 +424,21 @@ impl Connection {
             }
         }
         self.stalled = None;
-        if let Err(reason) = self.session.feed(buf.filled(), &mut self.inbound) {
-            // What came before the offence is the peer's own, but nothing it may rely on: unanswered.
-            return Poll::Ready(Err(End::Hostile(reason)));
-        }
+        Poll::Ready(self.feed(buf.filled()))
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<Step, End> {
+        // What came before an offence is the peer's own, but nothing it may rely on: unanswered.
+        self.session.feed(bytes, &mut self.inbound).map_err(End::Hostile)?;
+        let shared = &self.shared;
         let held = self.session.held_bytes();
         shared.held.set(shared.held.get() + held - self.held);
         self.held = held;
         if shared.held.get() > HELD_BYTES_MAX {
             let reason = format!("{HELD_BYTES_MAX} bytes of unfinished calls are in memory on this shard");
-            return Poll::Ready(Err(End::Hostile(reason)));
+            return Err(End::Hostile(reason));
         }
-        Poll::Ready(Ok(Step::Read))
+        Ok(Step::Read)
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>, reason: &str) -> Poll<Result<Step, End>> {

@@ -15,6 +15,7 @@ mod guide;
 mod hdfs;
 mod hop;
 mod hostile;
+mod hostile_peers;
 mod http;
 mod layers;
 mod open_errors;

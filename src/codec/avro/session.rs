@@ -21,6 +21,10 @@ use crate::event::EventBatch;
 /// (10,000 events of 400 bytes), and small enough that a shard survives a few at once.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
+/// Calls are decoded ahead of the channels up to so many bytes: the window of our own sink, 8 batches of 512 KiB.
+/// What comes behind them stays compressed, since 256 KiB from the socket may be 40 blocks of 64 MiB.
+const AHEAD_BYTES: usize = 4 << 20;
+
 /// The server's side.
 pub struct AvroServer {
     frames: FrameDecoder,
@@ -32,6 +36,8 @@ pub struct AvroServer {
     columns: ColumnsDecoder,
     /// Hash of a client whose protocol's text was seen on this connection.
     learned: Option<[u8; 16]>,
+    /// Bytes behind the calls that hold [`AHEAD_BYTES`]; at most one read of the socket.
+    unread: Vec<u8>,
 }
 
 impl AvroServer {
@@ -44,6 +50,7 @@ impl AvroServer {
             agreed: Offer::default(),
             columns: ColumnsDecoder::default(),
             learned: None,
+            unread: Vec::new(),
         }
     }
 
@@ -131,11 +138,28 @@ impl AvroServer {
 }
 
 impl ServerSession for AvroServer {
-    fn feed(&mut self, mut bytes: &[u8], inbound: &mut VecDeque<Inbound>) -> Result<(), String> {
-        while let Some(frame) = self.frames.feed(&mut bytes).map_err(|e| e.to_string())? {
-            inbound.push_back(self.handle(frame)?);
+    fn feed(&mut self, bytes: &[u8], inbound: &mut VecDeque<Inbound>) -> Result<(), String> {
+        let mut kept = std::mem::take(&mut self.unread);
+        let mut rest = if kept.is_empty() {
+            bytes
+        } else {
+            kept.extend_from_slice(bytes);
+            &kept
+        };
+        let mut ahead = 0;
+        while ahead < AHEAD_BYTES {
+            let Some(frame) = self.frames.feed(&mut rest).map_err(|e| e.to_string())? else { break };
+            let call = self.handle(frame)?;
+            if let Inbound::Call(_, batch) = &call {
+                ahead += batch.size_bytes();
+            }
+            inbound.push_back(call);
         }
+        self.unread.extend_from_slice(rest);
         Ok(())
+    }
+    fn has_more(&self) -> bool {
+        !self.unread.is_empty()
     }
     fn answer(&mut self, ticket: &Ticket, outcome: Outcome<'_>, out: &mut BytesMut) {
         match outcome {
@@ -152,7 +176,7 @@ impl ServerSession for AvroServer {
         }
     }
     fn held_bytes(&self) -> usize {
-        self.frames.held_bytes()
+        self.frames.held_bytes() + self.unread.capacity()
     }
 }
 
@@ -475,6 +499,39 @@ mod tests {
                 (Method::Columns, refused)
             );
         }
+    }
+
+    #[test]
+    fn a_row_of_bombs_is_opened_one_at_a_time() {
+        const BODY: usize = 3 << 20;
+        let mut client = AvroClient::new(Offer { columns: true, zstd: true });
+        let mut server = AvroServer::new(FRAME_BYTES_MAX);
+        talk(&mut client, &mut server, &recorded()[2], Outcome::Ok);
+        let mut bomb = BatchBuilder::default();
+        bomb.push(&vec![0; BODY]);
+        let bomb = bomb.finish();
+        let (mut out, mut inbound, mut calls) = (BytesMut::new(), VecDeque::new(), 0);
+        (0..20).for_each(|_| client.put_call(&mut out, &bomb, false).unwrap());
+        assert!(out.len() < 64 * 1024, "no bombs: {} bytes", out.len());
+        server.feed(&out, &mut inbound).unwrap();
+        loop {
+            let bytes: usize = inbound
+                .drain(..)
+                .map(|call| match call {
+                    Inbound::Call(_, batch) => {
+                        calls += 1;
+                        batch.size_bytes()
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .sum();
+            assert!(bytes < AHEAD_BYTES + BODY + 1024, "{bytes} at once");
+            if !server.has_more() {
+                break;
+            }
+            server.feed(&[], &mut inbound).unwrap();
+        }
+        assert_eq!((calls, server.held_bytes() < 64 * 1024), (20, true));
     }
 
     #[test]
