@@ -125,6 +125,34 @@ fn nginxs_log_to_the_console_and_to_another_agent() {
     }
 }
 
+/// These are no published flows but show the components that none of those has.
+#[test]
+fn netcat_over_thrift_to_the_console() {
+    let (netcat, thrift) = (free_port(), free_port().to_string());
+    let there = Host::start(&published("9b-thrift-memory-logger.properties", &[("10011", &thrift)]));
+    let dir = scratch();
+    let state = dir.path().display().to_string();
+    let replace = [("10010", &*netcat.to_string()), ("10011", &*thrift), ("/var/lib/millrace", &*state)];
+    let here = Host::start(&published("9a-netcat-file-thrift.properties", &replace));
+    assert_eq!(Client::connect(netcat).send("over thrift\n").answer(), "OK");
+    there.expect("over thrift }", 1);
+    for host in [here, there] {
+        host.stop();
+    }
+}
+
+#[test]
+fn scribe_and_the_old_flume_are_listened_to() {
+    let ports: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
+    let scribe = published("10-scribe-memory-logger.properties", &[("1499", &ports[0])]);
+    let old = published("11-legacy-memory-logger.properties", &[("10012", &ports[1]), ("10013", &ports[2])]);
+    let hosts = [Host::start(&scribe), Host::start(&old)];
+    ports.iter().for_each(|port| drop(connect(port.parse().expect("a port"))));
+    for host in hosts {
+        host.stop();
+    }
+}
+
 #[test]
 fn an_optional_channel_that_is_full_is_no_error() {
     let port = free_port();
