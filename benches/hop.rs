@@ -199,13 +199,11 @@ impl Agent {
         let properties =
             ["-Dflume.monitoring.type=http".to_owned(), format!("-Dflume.monitoring.port={monitoring}")];
         match flume {
-            // A JVM takes its properties before the class.
-            Some(_) => command.env("JAVA_TOOL_OPTIONS", format!("{} -Xmx1g", properties.join(" "))),
-            None => command.args(["agent", "-c", "."]).args(&properties),
+            // A heap as installations have it, and every optimisation the JVM has.
+            Some(_) => command.env("FLUME_JVM", "-Xmx1g").arg("agent"),
+            None => command.args(["agent", "-c", "."]),
         };
-        if flume.is_some() {
-            command.arg("agent");
-        }
+        command.args(&properties);
         let log = File::create(dir.join("log")).expect("the log");
         command.args(["-n", "a1", "-f"]).arg(&file).current_dir(dir);
         command.stdout(log.try_clone().expect("the log")).stderr(log).stdin(Stdio::null());
