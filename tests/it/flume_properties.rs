@@ -109,7 +109,7 @@ fn every_property_of_flume_is_there_with_its_default() {
             if spec.is_family() != name.ends_with('.') {
                 problems.push(format!("{component}: {name} is a family in one place only"));
             }
-            if !ours.eq_ignore_ascii_case(default) != deviates {
+            if ours.eq_ignore_ascii_case(default) == deviates {
                 problems.push(format!("{component}: {name} is {default} in Flume and {ours} here"));
             }
         }
