@@ -170,7 +170,7 @@ fn log(
             }
         };
         // Segments grow to their size under load before anything is measured.
-        measure(writers, time / 2, SIZE, append.clone()).await;
+        measure(writers, time, SIZE, append.clone()).await;
         let figures = measure(writers, time, SIZE, append).await;
         consumer.abort();
         log.close().await;

@@ -267,7 +267,6 @@ impl Inner {
         Ok(self.build(records, marks, marks_size))
     }
 
-    /// Builds the frames of a transaction. There is room.
     /// Writes a snapshot out of turn.
     pub(super) async fn save_marks(self: &Rc<Self>) -> Result<(), WalError> {
         let commit = {
@@ -298,6 +297,7 @@ impl Inner {
         commit.await
     }
 
+    /// Builds the frames of a transaction. There is room.
     fn build<R: Record>(self: &Rc<Self>, records: &[R], marks: &[Mark], marks_size: usize) -> Commit {
         let mut writer = self.writer.borrow_mut();
         let writer = &mut *writer;
