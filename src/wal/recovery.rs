@@ -89,10 +89,14 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
     if !listing.live.is_empty() {
         consumer.store();
     }
-    if is_ahead && let Some(flush) = consumer.page.as_ref().map(StatePage::flush) {
-        // It speaks of events that went with the power; their numbers are given out again, and the page must
-        // not claim after another loss of power that those are delivered.
-        flush.await.map_err(WalError::io(&directory.join(STATE_FILE)))?;
+    if is_ahead {
+        // It speaks of events that went with the power; their numbers are given out again, and neither slot may
+        // claim after another loss of power that those are delivered.
+        consumer.store();
+        consumer.store();
+        if let Some(flush) = consumer.page.as_ref().map(StatePage::flush) {
+            flush.await.map_err(WalError::io(&directory.join(STATE_FILE)))?;
+        }
     }
     let inner = Inner {
         io: io.clone(),
