@@ -199,3 +199,64 @@ fn we_deliver_to_flume() {
     });
     assert!(agent.log().contains("does not understand zstd"), "the fallback is announced");
 }
+
+#[test]
+fn flumes_agent_delivers_to_us() {
+    let Some(flume) = require_peer("flume") else { return };
+    let dir = scratch();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let tls = format!("ssl = true\nkeystore = {}\nkeystore-password = changeit", key_store("server.jks"));
+    let trust =
+        format!("ssl = true\ntruststore = {}\ntruststore-password = changeit", key_store("trust.jks"));
+    let deflate = "compression-type = deflate";
+    let hops = [
+        ("plain", "avro", String::new(), String::new()),
+        ("deflate", "avro", deflate.to_owned(), format!("{deflate}\ncompression-level = 1")),
+        ("tls", "avro", tls.clone(), trust.clone()),
+        ("both", "avro", format!("{tls}\n{deflate}"), format!("{trust}\n{deflate}")),
+        ("compact", "thrift", String::new(), String::new()),
+        ("binary", "thrift", "protocol = binary".to_owned(), "protocol = binary".to_owned()),
+        ("thrifttls", "thrift", tls, trust),
+    ];
+    let ports: Vec<u16> = hops.iter().map(|_| free_port()).collect();
+    let names = hops.iter().map(|h| h.0).collect::<Vec<_>>().join(" ");
+    let mut ours = format!(
+        "a1.sources = {names}\na1.channels = c1\na1.sinks = k1\na1.channels.c1.type = memory\na1.channels.c1.capacity = 10000\n\
+         a1.sinks.k1.type = file_roll\na1.sinks.k1.channel = c1\na1.sinks.k1.sink.rollInterval = 0\na1.sinks.k1.sink.directory = {}\n",
+        out.display()
+    );
+    let channels: Vec<String> = hops.iter().map(|h| format!("c{}", h.0)).collect();
+    let netcat = free_port();
+    let mut theirs = format!(
+        "f1.sources = r1\nf1.sources.r1.type = netcat\nf1.sources.r1.bind = 127.0.0.1\nf1.sources.r1.port = {netcat}\n\
+         f1.sources.r1.channels = {0}\nf1.channels = {0}\nf1.sinks = {names}\n",
+        channels.join(" ")
+    );
+    for ((name, kind, source, sink), port) in hops.iter().zip(&ports) {
+        ours.push_str(&format!("a1.sources.{name}.type = {kind}\na1.sources.{name}.channels = c1\na1.sources.{name}.bind = 127.0.0.1\na1.sources.{name}.port = {port}\n"));
+        source.lines().for_each(|line| ours.push_str(&format!("a1.sources.{name}.{line}\n")));
+        theirs.push_str(&format!("f1.channels.c{name}.type = memory\nf1.channels.c{name}.capacity = 10000\nf1.sinks.{name}.type = {kind}\nf1.sinks.{name}.channel = c{name}\nf1.sinks.{name}.hostname = 127.0.0.1\nf1.sinks.{name}.port = {port}\n"));
+        sink.lines().for_each(|line| theirs.push_str(&format!("f1.sinks.{name}.{line}\n")));
+    }
+    let agent = Start::new(dir.path(), ours).started();
+    let conf = dir.path().join("flume.conf");
+    fs::write(&conf, theirs).unwrap();
+    let flume_log = dir.path().join("flume.log");
+    let child = Command::new(&flume)
+        .args(["agent", "-n", "f1", "-f"])
+        .arg(&conf)
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&flume_log).unwrap())
+        .spawn()
+        .unwrap();
+    let _jvm = Jvm(child);
+    within(PATIENCE, "Flume listens", || TcpStream::connect(("127.0.0.1", netcat)).ok());
+    let mut client = crate::util::Client::connect(netcat);
+    for i in 0..EVENTS {
+        client.send(format!("event {i}\n").as_bytes());
+    }
+    expect(&out, EVENTS, hops.len(), || {
+        format!("{}\n{}", agent.log(), fs::read_to_string(&flume_log).unwrap_or_default())
+    });
+}
