@@ -90,15 +90,12 @@ fn usage() -> (f64, f64) {
 }
 
 /// Runs so many writers for a time; each operation is timed and moves `size` bytes.
-async fn measure<F: Future<Output = ()>>(
+async fn measure<F: Future<Output = ()> + 'static>(
     writers: usize,
     time: Duration,
     size: usize,
     operation: impl Fn() -> F + Clone + 'static,
-) -> Figures
-where
-    F: 'static,
-{
+) -> Figures {
     let times: Times = Rc::default();
     let (written, cpu) = usage();
     let start = Instant::now();

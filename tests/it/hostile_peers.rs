@@ -195,7 +195,9 @@ fn hostile_peers_harm_themselves_only() {
     let start = Instant::now();
     let blocked = loop {
         match silent.write(&calls) {
-            Ok(_) => assert!(start.elapsed() < crate::util::PATIENCE, "the agent reads without end"),
+            Ok(written) => {
+                assert!(written > 0 && start.elapsed() < crate::util::PATIENCE, "the agent reads without end")
+            }
             Err(error) => break error,
         }
     };
