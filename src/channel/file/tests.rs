@@ -518,6 +518,11 @@ async fn a_torn_tail_is_cut(io: Io, directory: PathBuf) {
     }
 }
 
+/// A counter by its key.
+fn value(counters: &crate::metrics::ChannelCounters, key: &str) -> Option<u64> {
+    counters.snapshot().into_iter().find(|(info, _)| info.key == key).map(|(_, value)| value)
+}
+
 async fn damage_stops_or_is_skipped(io: Io, directory: PathBuf) {
     let channel = open(&io, &directory, "").await;
     for i in 0..10 {
@@ -550,9 +555,15 @@ async fn damage_stops_or_is_skipped(io: Io, directory: PathBuf) {
         put(&channel, lines(30, 31)).await.unwrap();
         crash(&io, channel).await;
 
-        let channel = open(&io, &directory, "onDamage = skip").await;
+        let counters: Arc<crate::metrics::ChannelCounters> = Arc::default();
+        let context = ChannelContext { counters: counters.clone(), ..testing::channel_context(&io) };
+        let skipping = config(&directory, "onDamage = skip");
+        let channel = FileChannel::open(skipping.clone(), context).await.unwrap();
         assert_eq!(testing::drain_bodies(&*channel).await, expected(15, 31));
         assert_eq!(channel.waiting(), 0);
+        // What was lost neither waits nor takes room.
+        assert_eq!((counters.channel_size.value(), value(&counters, "SkippedEventCount")), (0, Some(3)));
+        assert_eq!(skipping.budget.used(), 0);
         channel.close().await;
         let channel = open(&io, &directory, "").await;
         assert_eq!(channel.waiting(), 0);
@@ -728,9 +739,6 @@ async fn a_mark_deleted_on_another_shard_stays_deleted(io: Io, directory: PathBu
 }
 
 async fn counters_of_the_file_channel(io: Io, directory: PathBuf) {
-    let value = |cx: &crate::metrics::ChannelCounters, key: &str| {
-        cx.snapshot().into_iter().find(|(info, _)| info.key == key).map(|(_, value)| value)
-    };
     let backup = format!("useDualCheckpoints = true\nbackupCheckpointDir = {}/backup", directory.display());
     let shared = config(&directory, &format!("{backup}\ncheckpointInterval = 1000"));
     let counters: Arc<crate::metrics::ChannelCounters> = Arc::default();

@@ -32,6 +32,11 @@ const PUT_ERRORS: ValueInfo =
     ValueInfo { key: "EventPutErrorCount", doc: "Puts that failed.", kind: ValueKind::Count };
 const TAKE_ERRORS: ValueInfo =
     ValueInfo { key: "EventTakeErrorCount", doc: "Takes that failed.", kind: ValueKind::Count };
+const SKIPPED: ValueInfo = ValueInfo {
+    key: "SkippedEventCount",
+    doc: "Events lost to damage and skipped (`onDamage = skip`).",
+    kind: ValueKind::Count,
+};
 const OPEN: ValueInfo =
     ValueInfo { key: "Open", doc: "1 while the channel is open on any shard.", kind: ValueKind::Flag };
 const CLOSED: ValueInfo =
@@ -64,10 +69,13 @@ struct Inner {
     unhealthy: Arc<Counter>,
     put_errors: Arc<Counter>,
     take_errors: Arc<Counter>,
+    skipped: Arc<Counter>,
     open: Arc<Counter>,
     closed_flag: Arc<Counter>,
     /// Left-over logs first, this shard's own last. `None` once drained and removed.
     logs: RefCell<Vec<Option<Log>>>,
+    /// Events of each log that were skipped and no longer count as waiting.
+    settled: RefCell<Vec<u64>>,
     own: Log,
     /// What was taken and rolled back, and rests of entries, in order.
     returned: RefCell<VecDeque<Piece>>,
@@ -184,6 +192,8 @@ impl FileChannel {
         let verifications = logs.iter().flatten().map(Log::verification).collect();
         super::verify::start(io, &config, name, cx.shard.index, extras, verifications);
         let channel = Inner {
+            settled: RefCell::new(vec![0; logs.len()]),
+            skipped: extras.value(SKIPPED),
             config,
             name: cx.name,
             io: cx.io,
@@ -274,6 +284,27 @@ async fn open_log(
 }
 
 impl Inner {
+    /// Events wait no longer.
+    fn gone(&self, events: u64) {
+        let beyond = self.beyond_capacity.get().min(events);
+        self.beyond_capacity.set(self.beyond_capacity.get() - beyond);
+        self.config.budget.release(events - beyond);
+        self.counters.channel_size.subtract(events);
+    }
+
+    /// Events that the reader had to skip wait no longer either.
+    fn settle_skipped(&self) {
+        let mut settled = self.settled.borrow_mut();
+        for (log, settled) in self.logs.borrow().iter().zip(settled.iter_mut()) {
+            let Some(log) = log else { continue };
+            let lost = log.skipped() - std::mem::replace(settled, log.skipped());
+            if lost > 0 {
+                self.gone(lost);
+                self.skipped.add(lost);
+            }
+        }
+    }
+
     fn error(&self, error: WalError) -> ChannelError {
         self.error_of("Put", error)
     }
@@ -700,10 +731,14 @@ impl FileTake {
         }
         let batch = match events_max.min(room) {
             0 => EventBatch::default(),
-            wanted => self.collect(wanted, before).await.map_err(|error| {
-                channel.take_errors.add(1);
-                channel.error_of("Take", error)
-            })?,
+            wanted => {
+                let collected = self.collect(wanted, before).await;
+                channel.settle_skipped();
+                collected.map_err(|error| {
+                    channel.take_errors.add(1);
+                    channel.error_of("Take", error)
+                })?
+            }
         };
         channel.counters.event_take_attempt.add(batch.len().max(1) as u64);
         Ok(batch)
@@ -731,11 +766,8 @@ impl TakeTransaction for FileTake {
                     }
                 }
             }
-            let beyond = channel.beyond_capacity.get().min(events);
-            channel.beyond_capacity.set(channel.beyond_capacity.get() - beyond);
-            channel.config.budget.release(events - beyond);
+            channel.gone(events);
             channel.counters.event_take_success.add(events);
-            channel.counters.channel_size.subtract(events);
             if channel.logs.borrow().len() > 1 {
                 channel.remove_drained();
             }
