@@ -1,7 +1,7 @@
 //! Looking at a log without owning it: for tools, offline or beside the agent that writes it.
 //!
 //! Nothing here changes a file or takes the lock. Which files count and where they end is found out by the very
-//! code that opens a log ([`listing`], [`ends`]), so that what a tool calls damaged is what an agent calls damaged.
+//! code that opens a log (`listing`, `ends`), so that what a tool calls damaged is what an agent calls damaged.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
