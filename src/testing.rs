@@ -103,6 +103,20 @@ pub async fn put(channel: &dyn Channel, headers: &[(&str, &str)], bodies: &[&str
     transaction.commit().await.unwrap();
 }
 
+/// Schema and data of an Avro container file.
+pub fn avro_file(bytes: &[u8]) -> (String, Vec<Vec<u8>>) {
+    use crate::serializer::deserializer::Deserializer as _;
+    use crate::serializer::deserializer::avro::{Container, SchemaHeader};
+    let mut reader = Container::begin(SchemaHeader::Literal, bytes).unwrap();
+    let (mut batch, mut places) = (crate::event::BatchBuilder::default(), Vec::new());
+    let start = reader.start();
+    let data = bytes.get(start.offset as usize..).unwrap();
+    reader.cut(data, start, true, &mut batch, &mut places).unwrap();
+    let batch = batch.finish();
+    let schema = batch.common().get("flume.avro.schema.literal").unwrap().to_owned();
+    (schema, batch.bodies().map(<[u8]>::to_vec).collect())
+}
+
 /// Takes and commits everything that waits.
 pub async fn drain(channel: &dyn Channel) -> Vec<EventBatch> {
     let mut batches = Vec::new();

@@ -9,14 +9,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{DeliveryError, Group, Lanes, OpenError, Sink, SinkConfig, SinkContext, SinkEntry, Status};
+use super::{
+    DeliveryError, EventSchema, Group, Lanes, OpenError, Schemas, Sink, SinkConfig, SinkContext, SinkEntry,
+    Status,
+};
+use crate::client::hdfs::Access;
+use crate::config::tls::{ClientTls, global_truststore};
 use crate::config::{ParseContext, Positive, Property, PropertySpec, Seconds};
+use crate::event::EventBatch;
 use crate::io::{File, FileType, LocalBoxFuture, OpenOptions, machine};
-use crate::serializer::output::{self, EventSerializer, Output, SerializerConfig};
+use crate::serializer::config::{self as serializer, FileTraits, SerializerConfig};
+use crate::serializer::output::{EventSerializer, Output};
 
 const DIRECTORY: Property<PathBuf> =
     Property::required("sink.directory", "Where the files go. It must exist; it is not created.")
@@ -31,14 +37,16 @@ const BATCH_SIZE: Property<Positive> =
 const SERIALIZER: Property<String> = Property::optional(
     "sink.serializer",
     "TEXT",
-    "How events become bytes: TEXT, HEADER_AND_TEXT, avro_event, or Flume's class name of its Builder.",
+    "How events become bytes: TEXT, HEADER_AND_TEXT, avro_event, or Flume's class name of its Builder, among \
+     them `org.apache.flume.sink.hdfs.AvroEventSerializer$Builder` for bodies that are Avro data already.",
 );
 const SERIALIZER_OPTIONS: Property<String> = Property::family(
     "sink.serializer.",
-    "Options of the serializer: appendNewline; syncIntervalBytes and compressionCodec for avro_event.",
+    "Options of the serializer: appendNewline; syncIntervalBytes and compressionCodec for avro_event; for \
+     AvroEventSerializer schemaURL too.",
 )
 .members(|get| {
-    let mut members = output::options(get("sink.serializer"))?;
+    let mut members = serializer::options(get("sink.serializer"))?;
     members.iter_mut().for_each(|(prefix, _)| prefix.insert_str(0, "sink."));
     Some(members)
 });
@@ -74,6 +82,8 @@ pub const ENTRY: SinkEntry = SinkEntry {
     parse,
 };
 
+/// Files of different schemas kept open; with more the longest open go.
+const FILES_MAX: usize = 16;
 /// Names tried for one file if others stand in the way.
 const NAMES_MAX: u32 = 1000;
 
@@ -91,6 +101,7 @@ struct FileRollConfig {
     path_manager: PathManager,
     prefix: String,
     extension: String,
+    tls: ClientTls,
 }
 
 /// Text to config.
@@ -98,7 +109,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SinkConfig>> {
     let directory = cx.get(&DIRECTORY);
     let roll_interval = cx.get(&ROLL_INTERVAL);
     let batch_size = cx.get(&BATCH_SIZE);
-    let serializer = output::parse(&mut cx.below("sink."));
+    let serializer = serializer::parse(&mut cx.below("sink."));
     let prefix = cx.get_opt(&PREFIX);
     let extension = cx.get_opt(&EXTENSION);
     let manager = cx.get(&PATH_MANAGER)?;
@@ -120,6 +131,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SinkConfig>> {
         path_manager,
         prefix: prefix?.unwrap_or_default(),
         extension: extension?.map(|e| format!(".{}", e.strip_prefix('.').unwrap_or(&e))).unwrap_or_default(),
+        tls: ClientTls { truststore: global_truststore(cx.globals()), ..ClientTls::default() },
     }))
 }
 
@@ -145,6 +157,10 @@ impl SinkConfig for FileRollConfig {
             let next_roll = self.roll_interval.map(|interval| cx.io.now() + interval);
             let zone = machine::time_zone();
             let start_ms = cx.io.unix_time().as_millis();
+            let body = self.serializer.avro_body();
+            let schemas = body.map(|options| {
+                Schemas::new(&cx.io, options.schema_url.clone(), Access::default(), self.tls.clone())
+            });
             let mut sink = FileRoll {
                 config: self,
                 cx,
@@ -153,10 +169,11 @@ impl SinkConfig for FileRollConfig {
                 number: 0,
                 second: String::new(),
                 next_roll,
-                file: None,
+                files: Vec::new(),
+                schemas,
             };
             // A directory that cannot be written to is found now, not with the first event.
-            if let Err(error) = sink.ensure_file().await {
+            if let Err(error) = sink.begin_file().await {
                 let hint = "check permissions and free space".to_owned();
                 return Err(OpenError::new(DIRECTORY.name(), shown, error.to_string()).hint(hint));
             }
@@ -169,10 +186,17 @@ struct Current {
     path: PathBuf,
     file: Rc<dyn File>,
     serializer: Box<dyn EventSerializer>,
+    /// Of all its events, if the serializer needs one.
+    schema: Option<Rc<EventSchema>>,
+    out: Output,
     /// Start of the file is yet to be written.
     begun: bool,
+    /// Holds events of the takes under way.
+    touched: bool,
     /// Bytes committed; the file may be longer after a failed or cancelled write.
     committed: u64,
+    /// Bytes written behind those.
+    written: u64,
     writing: bool,
 }
 
@@ -184,7 +208,10 @@ struct FileRoll {
     number: u32,
     second: String,
     next_roll: Option<Duration>,
-    file: Option<Current>,
+    /// One, but for one of each schema.
+    files: Vec<Current>,
+    /// If the serializer needs the schemas of events.
+    schemas: Option<Schemas>,
 }
 
 impl FileRoll {
@@ -207,9 +234,25 @@ impl FileRoll {
         format!("{}{stem}{lane}-{}{}", self.config.prefix, self.number, self.config.extension)
     }
 
-    async fn ensure_file(&mut self) -> std::io::Result<()> {
-        if self.file.is_some() {
-            return Ok(());
+    /// Sees that a file is open, as Flume does without an event; a file with a schema waits for its first.
+    async fn begin_file(&mut self) -> std::io::Result<()> {
+        if self.schemas.is_none() {
+            self.file_for(None).await?;
+        }
+        Ok(())
+    }
+
+    /// Index of the open file for events of this schema.
+    async fn file_for(&mut self, schema: Option<&Rc<EventSchema>>) -> std::io::Result<usize> {
+        let id = schema.map(|s| s.id);
+        if let Some(index) = self.files.iter().position(|f| f.schema.as_ref().map(|s| s.id) == id) {
+            return Ok(index);
+        }
+        if self.files.len() >= FILES_MAX
+            && let Some(oldest) = self.files.iter().position(|f| !f.touched)
+        {
+            let oldest = self.files.remove(oldest);
+            self.close(oldest).await;
         }
         let counters = self.cx.counters.clone();
         for _ in 0..NAMES_MAX {
@@ -219,12 +262,23 @@ impl FileRoll {
                 Ok(file) => {
                     self.cx.io.sync_dir(&self.config.directory).await?;
                     let random = [self.cx.io.random(), self.cx.io.random()];
-                    let serializer = self.config.serializer.build(random);
+                    let text = schema.map(|s| s.text.clone());
+                    let serializer = self.config.serializer.build(FileTraits { random, schema: text });
                     tracing::debug!(sink = %self.cx.name, file = %path.display(), "opened");
-                    self.file =
-                        Some(Current { path, file, serializer, begun: false, committed: 0, writing: false });
+                    self.files.push(Current {
+                        path,
+                        file,
+                        serializer,
+                        schema: schema.cloned(),
+                        out: Output::default(),
+                        begun: false,
+                        touched: false,
+                        committed: 0,
+                        written: 0,
+                        writing: false,
+                    });
                     counters.connection_created.add(1);
-                    return Ok(());
+                    return Ok(self.files.len() - 1);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
@@ -236,9 +290,8 @@ impl FileRoll {
         Err(std::io::Error::other(format!("{NAMES_MAX} names in a row are taken")))
     }
 
-    /// Ends the current file; cuts off what a failed write left behind.
-    async fn close_file(&mut self) {
-        let Some(current) = self.file.take() else { return };
+    /// Ends a file; cuts off what a failed write left behind.
+    async fn close(&self, current: Current) {
         if current.writing {
             let cut = async {
                 current.file.set_len(current.committed).await?;
@@ -252,12 +305,28 @@ impl FileRoll {
         self.cx.counters.connection_closed.add(1);
     }
 
+    async fn close_all(&mut self) {
+        for current in std::mem::take(&mut self.files) {
+            self.close(current).await;
+        }
+    }
+
+    /// Ends the files that hold events whose takes are rolled back.
+    async fn give_up_touched(&mut self) {
+        let (lost, kept) = std::mem::take(&mut self.files).into_iter().partition(|f| f.touched);
+        self.files = kept;
+        let lost: Vec<Current> = lost;
+        for current in lost {
+            self.close(current).await;
+        }
+    }
+
     async fn roll_if_due(&mut self) {
         let now = self.cx.io.now();
         if let (Some(due), Some(interval)) = (self.next_roll, self.config.roll_interval)
             && now >= due
         {
-            self.close_file().await;
+            self.close_all().await;
             // A fixed rate, but no file for intervals that were slept through.
             let mut next = due + interval;
             if next <= now {
@@ -268,52 +337,86 @@ impl FileRoll {
     }
 
     async fn run(&mut self) -> Result<Status, DeliveryError> {
+        // A cancelled delivery left events behind that were rolled back.
+        self.give_up_touched().await;
         self.roll_if_due().await;
-        let name = self.cx.name.clone();
-        let failed = |error: std::io::Error| DeliveryError::Destination(format!("sink {name}: {error}"));
-        self.ensure_file().await.map_err(failed)?;
-        let Some(current) = &mut self.file else { return Ok(Status::Backoff) };
-        let (channel, io, counters) = (&*self.cx.channel, &self.cx.io, &*self.cx.counters);
+        let delivered = self.deliver().await;
+        if delivered.is_err() {
+            self.give_up_touched().await;
+        }
+        delivered
+    }
+
+    async fn deliver(&mut self) -> Result<Status, DeliveryError> {
+        self.begin_file().await.map_err(|e| failed(&self.cx.name, &e))?;
+        let (channel, io, counters) = (self.cx.channel.clone(), self.cx.io.clone(), self.cx.counters.clone());
         let mut group = Group::default();
-        let mut out = Output::default();
-        while let Some(batches) = group.next(channel, self.config.batch_size, io, counters).await? {
-            if !current.begun {
-                current.begun = true;
-                current.serializer.begin(&mut out);
-            }
+        while let Some(batches) = group.next(&*channel, self.config.batch_size, &io, &counters).await? {
             for batch in &batches {
                 counters.event_drain_attempt.add(batch.len() as u64);
-                current.serializer.append(batch, 0, batch.len(), &mut out);
+                let Some(schemas) = &mut self.schemas else {
+                    self.append(batch, 0, batch.len(), None).await?;
+                    continue;
+                };
+                let mut from = 0;
+                for run in schemas.runs(batch).await.map_err(|e| failed(&self.cx.name, &e))? {
+                    self.append(batch, from, run.to, Some(&run.schema)).await?;
+                    from = run.to;
+                }
             }
         }
         if group.is_empty() {
             return Ok(Status::Empty);
         }
-        current.serializer.flush(&mut out);
-        let size = out.len() as u64;
-        current.writing = true;
-        if let Err(error) = append(&*current.file, current.committed, out.take()).await {
-            let path = current.path.display().to_string();
-            counters.event_write_fail.add(1);
-            self.close_file().await;
-            let error = std::io::Error::new(error.kind(), format!("{path}: {error}; a new file begins"));
-            return Err(failed(error));
+        for current in self.files.iter_mut().filter(|f| f.touched) {
+            current.serializer.flush(&mut current.out);
+            current.writing = true;
+            if let Err(error) = write(current).await {
+                counters.event_write_fail.add(1);
+                let path = current.path.display();
+                return Err(failed(&self.cx.name, &format!("{path}: {error}; a new file begins")));
+            }
         }
-        current.committed += size;
-        current.writing = false;
-        group.commit(counters).await?;
+        for current in self.files.iter_mut().filter(|f| f.touched) {
+            current.committed += current.written;
+            (current.written, current.writing, current.touched) = (0, false, false);
+        }
+        group.commit(&counters).await?;
         Ok(Status::Ready)
+    }
+
+    /// Appends events `from..to` to the file of their schema.
+    async fn append(
+        &mut self,
+        batch: &EventBatch,
+        from: usize,
+        to: usize,
+        schema: Option<&Rc<EventSchema>>,
+    ) -> Result<(), DeliveryError> {
+        let index = self.file_for(schema).await.map_err(|e| failed(&self.cx.name, &e))?;
+        let Some(current) = self.files.get_mut(index) else { return Ok(()) };
+        current.touched = true;
+        if !current.begun {
+            current.begun = true;
+            current.serializer.begin(&mut current.out);
+        }
+        current.serializer.append(batch, from, to, &mut current.out);
+        Ok(())
     }
 }
 
-/// Writes the pieces one after the other and makes them durable.
-async fn append(file: &dyn File, mut at: u64, pieces: Vec<Bytes>) -> std::io::Result<()> {
-    for piece in pieces {
+fn failed(name: &str, problem: &dyn std::fmt::Display) -> DeliveryError {
+    DeliveryError::Destination(format!("sink {name}: {problem}"))
+}
+
+/// Writes what a file has buffered and makes it durable.
+async fn write(current: &mut Current) -> std::io::Result<()> {
+    for piece in current.out.take() {
         let size = piece.len() as u64;
-        file.write_at(piece, at).await?;
-        at += size;
+        current.file.write_at(piece, current.committed + current.written).await?;
+        current.written += size;
     }
-    file.sync_data().await
+    current.file.sync_data().await
 }
 
 impl Sink for FileRoll {
@@ -323,13 +426,13 @@ impl Sink for FileRoll {
     fn tick(&mut self) -> LocalBoxFuture<'_, ()> {
         Box::pin(async {
             self.roll_if_due().await;
-            if let Err(error) = self.ensure_file().await {
+            if let Err(error) = self.begin_file().await {
                 tracing::warn!(sink = %self.cx.name, %error, "cannot begin a file");
             }
         })
     }
     fn stop(&mut self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(self.close_file())
+        Box::pin(self.close_all())
     }
     fn describe(&self) -> String {
         format!("writes to files in {}", Path::display(&self.config.directory))
@@ -474,6 +577,75 @@ mod tests {
                 error.message.contains("does not exist")
                     && error.hint.unwrap().starts_with("create it: mkdir -p")
             );
+        });
+    }
+    #[test]
+    fn avro_bodies_get_a_file_for_each_schema() {
+        run(|io, dir| async move {
+            let channel = testing::memory_channel(&io, 1000);
+            let config = config(
+                &dir,
+                "sink.serializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\n\
+                 sink.serializer.compressionCodec = deflate\nsink.batchSize = 2",
+            );
+            let mut sink = config.open(testing::sink_context(&io, channel.clone())).await.unwrap();
+            assert!(files(&dir).is_empty(), "a file has a schema, so there is none before an event");
+            let literal = |text: &'static str| [("flume.avro.schema.literal", text)];
+            for _ in 0..2 {
+                testing::put(&*channel, &literal("\"long\""), &["\x02", "\x04"]).await;
+                testing::put(&*channel, &literal("\"string\""), &["\x04ab"]).await;
+            }
+            while sink.process().await.unwrap() == Status::Ready {}
+            testing::put(&*channel, &[], &["\x02"]).await;
+            let problem = sink.process().await.unwrap_err().to_string();
+            assert!(problem.contains("sink k1: cannot write an event without a schema"), "{problem}");
+            assert_eq!(channel.len(), 1, "it stays in the channel");
+            // More schemas than files may be open: all are written nevertheless.
+            testing::drain(&*channel).await;
+            for size in 1..=FILES_MAX * 2 {
+                let schema = format!("{{\"type\":\"fixed\",\"name\":\"f\",\"size\":{size}}}");
+                let headers = [("flume.avro.schema.literal", schema.as_str())];
+                testing::put(&*channel, &headers, &["x".repeat(size).as_str()]).await;
+            }
+            while sink.process().await.unwrap() == Status::Ready {}
+            sink.stop().await;
+            let mut found: Vec<_> = std::fs::read_dir(&dir)
+                .unwrap()
+                .map(|entry| testing::avro_file(&std::fs::read(entry.unwrap().path()).unwrap()))
+                .collect();
+            found.sort();
+            let long: Vec<&[u8]> = vec![b"\x02", b"\x04", b"\x02", b"\x04"];
+            let string: Vec<&[u8]> = vec![b"\x04ab", b"\x04ab"];
+            let shown =
+                |at: usize| (found[at].0.as_str(), found[at].1.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            assert_eq!(shown(0), ("\"long\"", long));
+            assert_eq!(shown(1), ("\"string\"", string));
+            assert_eq!(found.len(), 2 + FILES_MAX * 2);
+            assert!(found[2..].iter().all(|(_, data)| data.len() == 1));
+        });
+    }
+
+    #[test]
+    fn a_cancelled_write_leaves_no_event_twice_in_a_container() {
+        run(|io, dir| async move {
+            let channel = testing::memory_channel(&io, 10);
+            let config: Arc<dyn SinkConfig> = config(&dir, "sink.serializer = avro_event");
+            let mut sink = config.open(testing::sink_context(&io, channel.clone())).await.unwrap();
+            testing::put(&*channel, &[], &["one"]).await;
+            let mut process = sink.process();
+            let polled =
+                std::future::poll_fn(|cx| std::task::Poll::Ready(process.as_mut().poll(cx).is_ready()));
+            let done = polled.await;
+            drop(process);
+            assert!(!done && channel.len() == 1, "cancelled before it was committed");
+            while sink.process().await.unwrap() == Status::Ready {}
+            sink.stop().await;
+            let read =
+                |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.unwrap().path()).unwrap();
+            let contents: Vec<Vec<u8>> = std::fs::read_dir(&dir).unwrap().map(read).collect();
+            let data: Vec<Vec<u8>> =
+                contents.iter().filter(|c| !c.is_empty()).flat_map(|c| testing::avro_file(c).1).collect();
+            assert_eq!(data, [b"\x00\x06one"]);
         });
     }
 }

@@ -19,9 +19,11 @@ pub mod http;
 pub mod logger;
 pub mod null;
 pub mod rpc;
+mod schemas;
 pub mod thrift;
 
 pub use group::Group;
+pub use schemas::{EventSchema, Schemas};
 
 /// One row of the registry's table of sinks.
 pub struct SinkEntry {

@@ -5,6 +5,7 @@ use crate::agent::plan::{Plan, PlannedSink, PlannedSource};
 use crate::codec::escape::{TIMESTAMP, Template};
 use crate::config::nearest::nearest;
 use crate::config::{Diagnostic, Setting};
+use crate::serializer::avro_body::{LITERAL_HEADER, URL_HEADER};
 
 /// Properties of sinks whose value may hold escapes, under Flume's names, and the switch that makes the
 /// sink take its own clock instead of the events' `timestamp`.
@@ -82,6 +83,7 @@ fn escapes(plan: &Plan, sink: &PlannedSink, diagnostics: &mut Vec<Diagnostic>) {
     if sets.is_empty() {
         return;
     }
+    schema(sink, &feeding, &sets, diagnostics);
     for (key, clock) in ESCAPED {
         let declared = sink.entry.properties.iter().any(|p| p.name() == key);
         let Some(setting) = sink.settings.settings.get(key).filter(|_| declared) else { continue };
@@ -127,6 +129,44 @@ fn escapes(plan: &Plan, sink: &PlannedSink, diagnostics: &mut Vec<Diagnostic>) {
             }
         }
     }
+}
+
+/// A serializer for Avro bodies cannot write an event that names no schema.
+fn schema(
+    sink: &PlannedSink,
+    feeding: &[&PlannedSource],
+    sets: &[Vec<String>],
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let settings = &sink.settings.settings;
+    let serializer = ["serializer", "sink.serializer"]
+        .into_iter()
+        .find_map(|key| Some((key, settings.get(key).filter(|s| s.value.contains("AvroEventSerializer$"))?)))
+        .filter(|(key, _)| !settings.contains_key(&format!("{key}.schemaURL")));
+    let Some((key, setting)) = serializer else { return };
+    let named = |names: &&Vec<String>| names.iter().any(|n| n == URL_HEADER || n == LITERAL_HEADER);
+    let without =
+        feeding.iter().zip(sets).filter(|(_, names)| !named(names)).map(|(source, _)| &*source.name);
+    let without: Vec<&str> = without.collect();
+    if without.is_empty() {
+        return;
+    }
+    let message = format!(
+        "writes nothing but Avro data of a known schema, and events of {} have neither the header {URL_HEADER:?} nor \
+         {LITERAL_HEADER:?}; they will stay in the channel",
+        without.join(", ")
+    );
+    let hint = format!(
+        "add: {} = hdfs://namenode:8020/schemas/event.avsc  or, if bodies are text, write: {} = avro_event",
+        sink.settings.full_key(&format!("{key}.schemaURL")),
+        sink.settings.full_key(key)
+    );
+    diagnostics.push(
+        Diagnostic::warning(sink.settings.full_key(key), message)
+            .value(&setting.value)
+            .at(Some(setting.location.clone()))
+            .hint(hint),
+    );
 }
 
 /// The warning for a header nobody sets, with the one that was probably meant.
@@ -175,5 +215,25 @@ mod tests {
         insta::assert_snapshot!(complaints(&flow("")) + &complaints(&flow(&format!("{fixed}state\n"))));
         assert_eq!(complaints(&flow(&format!("{fixed}stat\n"))), "");
         assert_eq!(complaints(&flow("").replace("netcat", "http")), "", "an http client may set any header");
+    }
+    #[test]
+    fn avro_bodies_without_a_schema() {
+        let flow = |source: &str, more: &str| {
+            format!(
+                "a1.sources = r1\na1.channels = c1\na1.sinks = k1\na1.channels.c1.type = memory\n\
+                 a1.sources.r1.type = {source}\na1.sources.r1.channels = c1\na1.sinks.k1.channel = c1\n\
+                 a1.sinks.k1.type = file_roll\na1.sinks.k1.sink.directory = /x\n\
+                 a1.sinks.k1.sink.serializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\n{more}"
+            )
+        };
+        let netcat = "netcat\na1.sources.r1.bind = h\na1.sources.r1.port = 1";
+        insta::assert_snapshot!(complaints(&flow(netcat, "")));
+        let url = "a1.sinks.k1.sink.serializer.schemaURL = file:///s.avsc\n";
+        assert_eq!(complaints(&flow(netcat, url)), "");
+        let header = "a1.sources.r1.interceptors = i1\na1.sources.r1.interceptors.i1.type = static\n\
+            a1.sources.r1.interceptors.i1.key = flume.avro.schema.literal\na1.sources.r1.interceptors.i1.value = \"long\"\n";
+        assert_eq!(complaints(&flow(netcat, header)), "");
+        let client = "http\na1.sources.r1.port = 1";
+        assert_eq!(complaints(&flow(client, "")), "", "an http client may set any header");
     }
 }

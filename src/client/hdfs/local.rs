@@ -119,6 +119,27 @@ impl FileSystem for LocalFs {
             }
         })
     }
+    fn read(&self, path: &str, bytes_max: u64) -> LocalBoxFuture<'static, Result<Bytes, FsError>> {
+        let (io, path) = (self.io.clone(), PathBuf::from(path));
+        Box::pin(async move {
+            let fail = |e| failed("read", &path, &e);
+            let file = io.open(&path, OpenOptions::READ).await.map_err(fail)?;
+            let size = file.metadata().await.map_err(fail)?.size_bytes;
+            if size > bytes_max {
+                return Err(super::too_long(&path.display().to_string(), size, bytes_max));
+            }
+            let mut bytes = Vec::new();
+            while (bytes.len() as u64) < size {
+                let room = Vec::with_capacity(size as usize - bytes.len());
+                let (read, piece) = file.read_at(room, bytes.len() as u64).await;
+                if read.map_err(fail)? == 0 {
+                    break;
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes.into())
+        })
+    }
     fn recover(&self, _path: &str) -> LocalBoxFuture<'static, Result<bool, FsError>> {
         Box::pin(std::future::ready(Ok(true)))
     }
@@ -191,7 +212,11 @@ mod tests {
             assert_eq!(fs.rename(&tmp, &done).await.err().unwrap().kind, FsErrorKind::Exists);
             let refused = fs.create(&below_file).await.err().unwrap();
             assert_eq!(refused.kind, FsErrorKind::Settings, "{refused}");
+            assert_eq!(fs.read(&done, 4).await.unwrap(), "abcd");
+            assert!(fs.read(&done, 3).await.unwrap_err().message.contains("4 bytes, more than 3"));
+            assert_eq!(fs.read(&tmp, 3).await.unwrap(), "");
             fs.remove(&done).await.unwrap();
+            assert_eq!(fs.read(&done, 4).await.unwrap_err().kind, FsErrorKind::Missing);
             assert_eq!(fs.size(&done).await.unwrap(), None);
         })
         .unwrap();

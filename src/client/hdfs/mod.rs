@@ -69,6 +69,8 @@ pub trait FileSystem {
     fn remove(&self, path: &str) -> LocalBoxFuture<'static, Result<(), FsError>>;
     /// Size of a file, `None` if there is none.
     fn size(&self, path: &str) -> LocalBoxFuture<'static, Result<Option<u64>, FsError>>;
+    /// Reads a file of at most `bytes_max` bytes.
+    fn read(&self, path: &str, bytes_max: u64) -> LocalBoxFuture<'static, Result<Bytes, FsError>>;
     /// Takes a file away from a writer that is gone and completes it; false = not yet, ask again.
     fn recover(&self, path: &str) -> LocalBoxFuture<'static, Result<bool, FsError>>;
     /// True if [`Self::truncate`] works.
@@ -162,6 +164,27 @@ impl Location {
             _ => Err(format!("has the scheme {scheme}; only hdfs, viewfs and file can be written to")),
         }
     }
+}
+
+/// Reads a small file of any of these file systems, named by its full address.
+///
+/// # Errors
+/// It cannot be read, or has more than `bytes_max` bytes.
+pub async fn read(
+    address: &str,
+    conf: &HadoopConf,
+    access: &Access,
+    io: &Io,
+    bytes_max: u64,
+) -> Result<Bytes, FsError> {
+    let location = Location::new(address, conf, "/")
+        .map_err(|e| FsError::new(FsErrorKind::Settings, format!("{address} {e}")))?;
+    open(&location.uri, conf, access, io)?.read(&location.path, bytes_max).await
+}
+
+/// Too long to be read as a whole.
+fn too_long(shown: &str, size_bytes: u64, bytes_max: u64) -> FsError {
+    FsError::new(FsErrorKind::Settings, format!("{shown} has {size_bytes} bytes, more than {bytes_max}"))
 }
 
 /// The file system with this URI.

@@ -203,6 +203,18 @@ impl FileSystem for RemoteFs {
             }
         })
     }
+    fn read(&self, path: &str, bytes_max: u64) -> LocalBoxFuture<'static, Result<Bytes, FsError>> {
+        let (path, shown) = (path.to_owned(), format!("{}{path}", self.uri));
+        let call = self.call(format!("read {shown}"), move |client| async move {
+            let mut reader = client.read(&path).await?;
+            let size = reader.file_length();
+            match size as u64 <= bytes_max {
+                true => reader.read_bytes(size).await.map(Ok),
+                false => Ok(Err(size)),
+            }
+        });
+        Box::pin(async move { call.await?.map_err(|size| super::too_long(&shown, size as u64, bytes_max)) })
+    }
     fn recover(&self, path: &str) -> LocalBoxFuture<'static, Result<bool, FsError>> {
         let path = path.to_owned();
         self.call(format!("recover the lease of {}{path}", self.uri), move |client| async move {

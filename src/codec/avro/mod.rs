@@ -6,5 +6,7 @@ pub mod datum;
 pub mod events;
 pub mod frame;
 pub mod legacy;
+pub mod packing;
 pub mod protocol;
+pub mod schema;
 pub mod session;

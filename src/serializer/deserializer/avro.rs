@@ -3,11 +3,9 @@
 //! Flume: `org.apache.flume.serialization.AvroEventDeserializer`. The body is the datum in binary form; a
 //! header says its schema, by fingerprint or in full.
 
-use std::borrow::Cow;
-use std::io::Read;
-
-use super::avro_schema::{Schema, bytes, long};
 use super::{BadFile, Deserializer, Place};
+use crate::codec::avro::packing::{MAGIC, Packing, SYNC_BYTES};
+use crate::codec::avro::schema::{Schema, bytes, long};
 use crate::event::BatchBuilder;
 
 /// How the schema is given to events.
@@ -21,23 +19,12 @@ pub enum SchemaHeader {
 
 /// Bytes of one block, packed and unpacked: containers are written with blocks of 16 to 64 KiB or a few MiB.
 const BLOCK_BYTES_MAX: usize = 64 * 1024 * 1024;
-const MAGIC: &[u8] = b"Obj\x01";
-const SYNC_BYTES: usize = 16;
-
-/// How blocks are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
-    Null,
-    Deflate,
-    Snappy,
-    Zstandard,
-}
 
 /// Reads one container.
 #[derive(Debug)]
 pub struct Container {
     schema: Schema,
-    codec: Codec,
+    packing: Packing,
     sync: [u8; SYNC_BYTES],
     header_size: u64,
     header: (&'static str, String),
@@ -52,7 +39,7 @@ impl Container {
         let cut_off = || BadFile("its Avro header is cut off or longer than 1 MiB".to_owned());
         let mut rest =
             first.strip_prefix(MAGIC).ok_or_else(|| BadFile("not an Avro container file".to_owned()))?;
-        let (mut schema, mut codec) = (None, Codec::Null);
+        let (mut schema, mut packing) = (None, Packing::Null);
         loop {
             let (mut count, after) = long(rest).ok_or_else(cut_off)?;
             rest = after;
@@ -71,18 +58,16 @@ impl Container {
                 match key {
                     b"avro.schema" => schema = Some(value),
                     b"avro.codec" => {
-                        codec = match value {
-                            b"null" => Codec::Null,
-                            b"deflate" => Codec::Deflate,
-                            b"snappy" => Codec::Snappy,
-                            b"zstandard" => Codec::Zstandard,
-                            other => {
-                                let other = String::from_utf8_lossy(other);
-                                return Err(BadFile(format!(
-                                    "its blocks are packed with {other}; null, deflate, snappy and zstandard can be read"
-                                )));
-                            }
-                        }
+                        packing = Packing::ALL
+                            .into_iter()
+                            .find(|p| p.name().as_bytes() == value)
+                            .ok_or_else(|| {
+                                let value = String::from_utf8_lossy(value);
+                                BadFile(format!(
+                                    "its blocks are packed with {value}; {} can be read",
+                                    Packing::LIST
+                                ))
+                            })?;
                     }
                     _ => {}
                 }
@@ -91,45 +76,14 @@ impl Container {
         let (sync, after) = rest.split_first_chunk::<SYNC_BYTES>().ok_or_else(cut_off)?;
         let text = schema.and_then(|s| std::str::from_utf8(s).ok());
         let text = text.ok_or_else(|| BadFile("its Avro header has no schema".to_owned()))?;
-        let schema = Schema::parse(text)?;
+        let schema =
+            Schema::parse(text).map_err(|e| BadFile(format!("its Avro schema cannot be used: {e}")))?;
         let header = match kind {
             SchemaHeader::Hash => ("flume.avro.schema.hash", schema.fingerprint()),
             SchemaHeader::Literal => ("flume.avro.schema.literal", text.to_owned()),
         };
         let header_size = (first.len() - after.len()) as u64;
-        Ok(Self { schema, codec, sync: *sync, header_size, header })
-    }
-
-    fn unpack<'a>(&self, packed: &'a [u8], offset: u64) -> Result<Cow<'a, [u8]>, BadFile> {
-        let damaged = |what: &str| BadFile(format!("its block at byte {offset} is damaged: {what}"));
-        let read = |from: &mut dyn Read| {
-            let mut data = Vec::new();
-            from.take(BLOCK_BYTES_MAX as u64 + 1)
-                .read_to_end(&mut data)
-                .map_err(|e| damaged(&e.to_string()))?;
-            if data.len() > BLOCK_BYTES_MAX {
-                return Err(damaged("more than 64 MiB unpacked"));
-            }
-            Ok(Cow::Owned(data))
-        };
-        match self.codec {
-            Codec::Null => Ok(Cow::Borrowed(packed)),
-            Codec::Deflate => read(&mut flate2::read::DeflateDecoder::new(packed)),
-            Codec::Zstandard => read(&mut zstd::Decoder::new(packed).map_err(|e| damaged(&e.to_string()))?),
-            Codec::Snappy => {
-                let (packed, crc) = packed.split_last_chunk::<4>().ok_or_else(|| damaged("too short"))?;
-                let size = snap::raw::decompress_len(packed).map_err(|e| damaged(&e.to_string()))?;
-                if size > BLOCK_BYTES_MAX {
-                    return Err(damaged("more than 64 MiB unpacked"));
-                }
-                let data =
-                    snap::raw::Decoder::new().decompress_vec(packed).map_err(|e| damaged(&e.to_string()))?;
-                if crc32fast::hash(&data) != u32::from_be_bytes(*crc) {
-                    return Err(damaged("checksum"));
-                }
-                Ok(Cow::Owned(data))
-            }
-        }
+        Ok(Self { schema, packing, sync: *sync, header_size, header })
     }
 }
 
@@ -166,7 +120,9 @@ impl Deserializer for Container {
             if *sync != self.sync {
                 return Err(BadFile(format!("its block at byte {} is damaged: sync marker", place.offset)));
             }
-            let data = self.unpack(packed, place.offset)?;
+            let data = self.packing.unpack(packed, BLOCK_BYTES_MAX).map_err(|problem| {
+                BadFile(format!("its block at byte {} is damaged: {problem}", place.offset))
+            })?;
             let mut data: &[u8] = &data;
             let behind = Place { offset: place.offset + (rest.len() - after.len()) as u64, inner: 0 };
             let count = u32::try_from(count)
@@ -242,24 +198,8 @@ mod tests {
 
     #[test]
     fn every_codec_gives_the_same_events() {
-        let snappy = |data: &[u8]| {
-            let mut packed = snap::raw::Encoder::new().compress_vec(data).unwrap();
-            packed.extend_from_slice(&crc32fast::hash(data).to_be_bytes());
-            packed
-        };
-        let deflate = |data: &[u8]| {
-            let mut packed = Vec::new();
-            flate2::read::DeflateEncoder::new(data, flate2::Compression::default())
-                .read_to_end(&mut packed)
-                .unwrap();
-            packed
-        };
-        for file in [
-            container("null", <[u8]>::to_vec),
-            container("deflate", deflate),
-            container("snappy", snappy),
-            container("zstandard", |data| zstd::encode_all(data, 1).unwrap()),
-        ] {
+        for packing in Packing::ALL {
+            let file = container(packing.name(), |data| packing.pack(data).into_owned());
             let mut reader = Container::begin(SchemaHeader::Literal, &file).unwrap();
             let start = reader.start();
             let (batch, places, problem) = cut(&mut reader, &file, start, true);

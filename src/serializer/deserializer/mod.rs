@@ -8,7 +8,6 @@ use crate::codec::charset_lines::OnMalformed;
 use crate::event::BatchBuilder;
 
 pub mod avro;
-mod avro_schema;
 pub mod blob;
 pub mod line;
 

@@ -11,8 +11,9 @@ use super::sequence_file::WriteFormat;
 use crate::client::hdfs::Access;
 use crate::codec::escape::{self, Rounding, Template};
 use crate::codec::hadoop_codec::HadoopCodec;
+use crate::config::tls::{ClientTls, global_truststore};
 use crate::config::{ParseContext, Positive, Property, PropertySpec, Seconds};
-use crate::serializer::output;
+use crate::serializer::config as serializers;
 
 pub(super) const PATH: Property<String> = Property::required(
     "hdfs.path",
@@ -173,8 +174,8 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &USE_RAW_LOCAL,
     &DURABILITY,
     &JOURNAL_DIR,
-    &output::SERIALIZER,
-    &output::OPTIONS,
+    &serializers::SERIALIZER,
+    &serializers::OPTIONS,
 ];
 
 /// When takes are committed.
@@ -208,6 +209,8 @@ pub(super) struct HdfsConfig {
     pub access: Access,
     pub durability: Durability,
     pub journal_dir: Option<PathBuf>,
+    /// For schemas on `https` servers.
+    pub tls: ClientTls,
 }
 
 /// Text to config.
@@ -257,7 +260,7 @@ pub(super) fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<HdfsConfig>> {
     let keytab = cx.get_opt(&KERBEROS_KEYTAB);
     let proxy_user = cx.get_opt(&PROXY_USER);
     let journal_dir = cx.get_opt(&JOURNAL_DIR);
-    let serializer = output::parse(cx);
+    let serializer = serializers::parse(cx);
     let format = format(cx);
     let (principal, keytab) = (principal?, keytab?);
     if principal.is_some() != keytab.is_some() {
@@ -350,6 +353,7 @@ pub(super) fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<HdfsConfig>> {
         },
         durability,
         journal_dir: journal_dir?,
+        tls: ClientTls { truststore: global_truststore(cx.globals()), ..ClientTls::default() },
     }))
 }
 

@@ -1,10 +1,13 @@
 //! What the bytes of a file are: a serializer's, the same compressed, or a SequenceFile.
 
+use std::rc::Rc;
+
 use super::sequence_file::{SequenceFile, WriteFormat};
 use crate::codec::hadoop_codec::HadoopCodec;
 use crate::event::EventBatch;
 use crate::io::Io;
-use crate::serializer::output::{EventSerializer, Output, SerializerConfig};
+use crate::serializer::config::{FileTraits, SerializerConfig};
+use crate::serializer::output::{EventSerializer, Output};
 
 /// `hdfs.fileType` with what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +21,21 @@ pub enum FileFormat {
 }
 
 impl FileFormat {
-    /// A writer for one file.
-    pub fn build(&self, io: &Io) -> Encoder {
-        let random = [io.random(), io.random()];
+    /// The serializer, unless the file is a SequenceFile.
+    pub fn serializer(&self) -> Option<&SerializerConfig> {
         match self {
-            Self::DataStream(serializer) => Encoder::Data(serializer.build(random)),
+            Self::DataStream(serializer) | Self::CompressedStream(serializer, _) => Some(serializer),
+            Self::SequenceFile(..) => None,
+        }
+    }
+    /// A writer for one file, whose events have this schema if the serializer needs one.
+    pub fn build(&self, io: &Io, schema: Option<Rc<str>>) -> Encoder {
+        let random = [io.random(), io.random()];
+        let file = FileTraits { random, schema };
+        match self {
+            Self::DataStream(serializer) => Encoder::Data(serializer.build(file)),
             Self::CompressedStream(serializer, codec) => Encoder::Compressed {
-                serializer: serializer.build(random),
+                serializer: serializer.build(file),
                 codec: *codec,
                 plain: Output::default(),
             },

@@ -16,7 +16,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DeliveryError, Group, Lanes, OpenError, Sink, SinkConfig, SinkContext, SinkEntry, Status};
+use super::{
+    DeliveryError, EventSchema, Group, Lanes, OpenError, Schemas, Sink, SinkConfig, SinkContext, SinkEntry,
+    Status,
+};
 use crate::channel::TakeTransaction;
 use crate::client::hdfs::{self as client, FileSystem, FsError, FsErrorKind, HadoopConf, Location};
 use crate::codec::escape::{Machine, Resolver, Template, Times};
@@ -127,6 +130,8 @@ struct Hdfs {
     journal: Rc<Journal>,
     finisher: Finisher,
     resolver: Resolver,
+    /// If the serializer needs the schemas of events: each has buckets of its own.
+    schemas: Option<Schemas>,
     buckets: HashMap<String, Bucket>,
     uses: u64,
     /// Files that end with the takes under way.
@@ -195,6 +200,10 @@ impl Hdfs {
             use_clock: config.use_clock,
         };
         let resolver = Resolver::new(template, config.prefix.clone(), times, machine);
+        let body = config.format.serializer().and_then(|s| s.avro_body());
+        let schemas = body.map(|options| {
+            Schemas::new(&cx.io, options.schema_url.clone(), config.access.clone(), config.tls.clone())
+        });
         Ok(Self {
             config,
             cx,
@@ -203,6 +212,7 @@ impl Hdfs {
             journal,
             finisher,
             resolver,
+            schemas,
             buckets: HashMap::new(),
             uses: 0,
             rolled: Vec::new(),
@@ -230,7 +240,15 @@ impl Hdfs {
             while let Some(batches) = group.next(&*channel, self.config.batch_size, &io, &counters).await? {
                 for batch in &batches {
                     counters.event_drain_attempt.add(batch.len() as u64);
-                    self.place(batch);
+                    let Some(schemas) = &mut self.schemas else {
+                        self.place(batch, 0, batch.len(), None);
+                        continue;
+                    };
+                    let mut from = 0;
+                    for run in schemas.runs(batch).await? {
+                        self.place(batch, from, run.to, Some(&run.schema));
+                        from = run.to;
+                    }
                 }
                 if self.rolled.len() >= ROLLED_MAX {
                     group.close();
@@ -268,29 +286,29 @@ impl Hdfs {
         Ok(Status::Ready)
     }
 
-    /// Appends a batch to its buckets.
-    fn place(&mut self, batch: &EventBatch) {
+    /// Appends events `from..to`, which have one schema, to their buckets.
+    fn place(&mut self, batch: &EventBatch, from: usize, to: usize, schema: Option<&Rc<EventSchema>>) {
         let unix = self.cx.io.unix_time();
-        if batch.is_empty() {
+        if from == to {
             return;
         }
         if self.resolver.is_common(batch) {
-            let (path, prefix) = self.resolver.resolve(batch, 0, unix);
-            let (path, prefix) = (path.to_owned(), prefix.to_owned());
-            return self.place_run(batch, 0, batch.len(), &path, &prefix, unix);
+            let (path, prefix) = self.resolver.resolve(batch, from, unix);
+            let names = (path.to_owned(), prefix.to_owned());
+            return self.place_run(batch, from, to, &names, schema, unix);
         }
-        let (mut from, mut path, mut prefix) = (0, String::new(), String::new());
-        for index in 0..batch.len() {
-            let (next_path, next_prefix) = self.resolver.resolve(batch, index, unix);
-            if next_path == path && next_prefix == prefix {
+        let (mut start, mut names) = (from, (String::new(), String::new()));
+        for index in from..to {
+            let (path, prefix) = self.resolver.resolve(batch, index, unix);
+            if path == names.0 && prefix == names.1 {
                 continue;
             }
-            let next = (next_path.to_owned(), next_prefix.to_owned());
-            self.place_run(batch, from, index, &path, &prefix, unix);
-            (path, prefix) = next;
-            from = index;
+            let next = (path.to_owned(), prefix.to_owned());
+            self.place_run(batch, start, index, &names, schema, unix);
+            names = next;
+            start = index;
         }
-        self.place_run(batch, from, batch.len(), &path, &prefix, unix);
+        self.place_run(batch, start, to, &names, schema, unix);
     }
 
     /// Appends events `from..to` to one bucket, into as many files as its limits ask for.
@@ -299,15 +317,18 @@ impl Hdfs {
         batch: &EventBatch,
         mut from: usize,
         to: usize,
-        path: &str,
-        prefix: &str,
+        (path, prefix): &(String, String),
+        schema: Option<&Rc<EventSchema>>,
         unix: Duration,
     ) {
         if from == to {
             return;
         }
         let now = self.cx.io.now();
-        let key = format!("{path}/{prefix}");
+        let mut key = format!("{path}/{prefix}");
+        if let Some(schema) = schema {
+            key.push_str(&format!("\0{}", schema.id));
+        }
         self.uses += 1;
         if !self.buckets.contains_key(&key) {
             if self.buckets.len() >= self.config.open_files_max {
@@ -349,7 +370,7 @@ impl Hdfs {
                     in_use: name.within(&config.in_use_prefix, &config.in_use_suffix),
                     name,
                     writer: None,
-                    encoder: config.format.build(&self.cx.io),
+                    encoder: config.format.build(&self.cx.io, schema.map(|s| s.text.clone())),
                     out: Default::default(),
                     events: 0,
                     body_bytes: 0,

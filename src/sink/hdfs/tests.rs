@@ -291,6 +291,48 @@ fn other_types_of_file() {
 }
 
 #[test]
+fn avro_bodies_get_a_file_for_each_schema() {
+    run(|b| async move {
+        let schema = b.dir.path().join("int.avsc");
+        std::fs::write(&schema, "\"int\"").unwrap();
+        let serializer = format!(
+            "{PLAIN}serializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\nserializer.compressionCodec = xz\n\
+             serializer.schemaURL = file://{}",
+            schema.display()
+        );
+        let (mut sink, _) = b.sink("/%{k}", &serializer).await;
+        let literal = ("flume.avro.schema.literal", "\"string\"");
+        for _ in 0..2 {
+            b.put(&[("k", "a")], &["\x02", "\x04"]).await;
+            b.put(&[("k", "a"), literal], &["\x04ab"]).await;
+            b.put(&[("k", "b"), literal], &["\x02c"]).await;
+            drain(&mut *sink).await;
+        }
+        b.put(&[("k", "a"), ("flume.avro.schema.literal", "{}")], &["x"]).await;
+        let problem = sink.process().await.unwrap_err().to_string();
+        assert!(problem.contains("flume.avro.schema.literal of an event is no Avro schema"), "{problem}");
+        assert_eq!(b.channel.len(), 1);
+        sink.stop().await;
+        let mut found = Vec::new();
+        let out = b.dir.path().join("out");
+        walk(&out, &mut |path| {
+            let directory = path.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(path.extension().unwrap().to_str().unwrap().parse::<u64>().err(), None, "{path:?}");
+            let (schema, data) = testing::avro_file(&std::fs::read(path).unwrap());
+            found.push((directory, schema, data.concat()));
+        });
+        found.sort();
+        let expected = [
+            ("a", "\"int\"", &b"\x02\x04\x02\x04"[..]),
+            ("a", "\"string\"", b"\x04ab\x04ab"),
+            ("b", "\"string\"", b"\x02c\x02c"),
+        ];
+        let expected = expected.map(|(k, schema, data)| (k.to_owned(), schema.to_owned(), data.to_vec()));
+        assert_eq!(found, expected);
+    });
+}
+
+#[test]
 fn a_path_through_a_file_is_refused_at_the_start() {
     run(|b| async move {
         let file = b.dir.path().join("file");

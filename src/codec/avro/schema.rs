@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::BadFile;
-
 /// Nested types deeper than this are refused: data can nest as deep as a recursive schema lets it.
 const DEPTH_MAX: usize = 64;
 
@@ -31,8 +29,13 @@ pub struct Schema {
     canonical: String,
 }
 
-fn bad(text: impl Into<String>) -> BadFile {
-    BadFile(format!("its Avro schema cannot be used: {}", text.into()))
+/// Why a text is no schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSchema(String);
+
+fn bad(text: impl Into<String>) -> BadSchema {
+    BadSchema(text.into())
 }
 
 impl Schema {
@@ -40,7 +43,7 @@ impl Schema {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, BadFile> {
+    pub fn parse(text: &str) -> Result<Self, BadSchema> {
         let value: Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
         let mut parser = Parser::default();
         let root = parser.read(&value, "", 0)?;
@@ -146,7 +149,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn read(&mut self, value: &Value, namespace: &str, depth: usize) -> Result<Type, BadFile> {
+    fn read(&mut self, value: &Value, namespace: &str, depth: usize) -> Result<Type, BadSchema> {
         if depth > DEPTH_MAX {
             return Err(bad(format!("types nest deeper than {DEPTH_MAX}")));
         }
@@ -183,7 +186,7 @@ impl Parser {
         }
     }
 
-    fn list(&mut self, values: &[Value], namespace: &str, depth: usize) -> Result<Vec<Type>, BadFile> {
+    fn list(&mut self, values: &[Value], namespace: &str, depth: usize) -> Result<Vec<Type>, BadSchema> {
         let mut types = Vec::new();
         for (index, value) in values.iter().enumerate() {
             if index > 0 {
@@ -194,7 +197,7 @@ impl Parser {
         Ok(types)
     }
 
-    fn reference(&mut self, name: &str, namespace: &str) -> Result<Type, BadFile> {
+    fn reference(&mut self, name: &str, namespace: &str) -> Result<Type, BadSchema> {
         let primitive = match name {
             "null" => Some(Type::Null),
             "boolean" => Some(Type::Fixed(1)),
@@ -221,7 +224,7 @@ impl Parser {
         value: &Value,
         namespace: &str,
         depth: usize,
-    ) -> Result<Type, BadFile> {
+    ) -> Result<Type, BadSchema> {
         let text = |key: &str| value.get(key).and_then(Value::as_str);
         let name = text("name").ok_or_else(|| bad(format!("{kind} without a name")))?;
         let full = full_name(name, text("namespace").unwrap_or(namespace));
