@@ -11,8 +11,11 @@ use crate::codec::thrift::value::Wire;
 use crate::config::{ParseContext, Property, PropertySpec, tls};
 use crate::io::LocalBoxFuture;
 
-const PROTOCOL: Property<String> =
-    Property::optional("protocol", "compact", "Encoding: compact; anything else is binary, as in Flume.");
+const PROTOCOL: Property<String> = Property::optional(
+    "protocol",
+    "compact",
+    "Encoding: compact or binary. Anything else counts as compact, as in Flume.",
+);
 const KERBEROS: Property<bool> = Property::optional(
     "kerberos",
     "false",
@@ -89,7 +92,17 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SinkConfig>> {
         );
         return None;
     }
-    let wire = if protocol.eq_ignore_ascii_case("compact") { Wire::Compact } else { Wire::Binary };
+    let wire = match protocol.as_str() {
+        "binary" => Wire::Binary,
+        other => {
+            if !other.eq_ignore_ascii_case("compact") {
+                let hint =
+                    format!("use {0} = compact or {0} = binary, in lower case", cx.full_key("protocol"));
+                cx.warning("protocol", "is not known and counts as compact, as in Flume", Some(hint));
+            }
+            Wire::Compact
+        }
+    };
     let tls = tls::parse_client(cx);
     let config = rpc::parse(cx, Some(Speech::Thrift(wire)), tls)?;
     Some(Arc::new(ThriftConfig(Arc::new(config))))
@@ -125,6 +138,12 @@ mod tests {
             let (config, complaints) = testing::parse(Kind::Sink, lines, parse);
             assert!(config.is_none(), "{lines}");
             assert!(complaints.iter().any(|c| c.contains(complaint)), "{lines}: {complaints:?}");
+        }
+        for (protocol, warned) in [("compact", false), ("Compact", false), ("BINARY", true), ("json", true)] {
+            let lines = format!("hostname = h\nport = 1\nprotocol = {protocol}");
+            let (config, complaints) = testing::parse(Kind::Sink, &lines, parse);
+            assert!(config.is_some(), "{lines}");
+            assert_eq!(complaints.iter().any(|c| c.contains("counts as compact")), warned, "{lines}");
         }
     }
 

@@ -84,9 +84,14 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
     let bind = cx.get(&BIND);
     let port = cx.get(&PORT);
     let _ = cx.get_opt(&THREADS);
-    let wire = match cx.get(&PROTOCOL)?.to_ascii_lowercase().as_str() {
-        "compact" => Wire::Compact,
+    let wire = match cx.get(&PROTOCOL)?.as_str() {
         "binary" => Wire::Binary,
+        other if other.eq_ignore_ascii_case("compact") => Wire::Compact,
+        other if other.eq_ignore_ascii_case("binary") => {
+            let hint = format!("for the binary encoding: {} = binary", cx.full_key("protocol"));
+            cx.warning("protocol", "is not all lower case and counts as compact, as in Flume", Some(hint));
+            Wire::Compact
+        }
         _ => {
             cx.error("protocol", "not an encoding", Some("use compact or binary".to_owned()));
             return None;
@@ -156,5 +161,8 @@ mod tests {
         }
         let (config, complaints) = testing::parse(Kind::Source, "bind = h\nport = 1\nthreads = 9", parse);
         assert!(config.is_some() && complaints.is_empty());
+        let (config, complaints) =
+            testing::parse(Kind::Source, "bind = h\nport = 1\nprotocol = Binary", parse);
+        assert!(config.is_some() && complaints[0].contains("counts as compact"), "{complaints:?}");
     }
 }
