@@ -285,10 +285,8 @@ impl RpcClient {
                 }
                 Err(error) => {
                     self.counters.connection_failed.add(1);
-                    last = Some(RpcError::Connect {
-                        endpoint: host.endpoint.clone(),
-                        reason: error.to_string(),
-                    });
+                    let reason = format!("{error}{}", layers_hint(&error, &self.config));
+                    last = Some(RpcError::Connect { endpoint: host.endpoint.clone(), reason });
                     self.rest();
                 }
             }
@@ -476,6 +474,24 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
         }
+    }
+}
+
+/// With both layers a handshake that fails, or to which Flume gives no answer, may be one of order.
+fn layers_hint(error: &io::Error, config: &RpcConfig) -> &'static str {
+    let unreached = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NotFound
+    );
+    match config.speech {
+        Speech::Avro { deflate: Some(_), tls_outside, .. } if config.tls.is_some() && !unreached => {
+            if tls_outside {
+                "; a Flume from 1.10 on needs tls-compression-order = deflate-outside"
+            } else {
+                "; a Flume up to 1.9 needs tls-compression-order = tls-outside"
+            }
+        }
+        _ => "",
     }
 }
 

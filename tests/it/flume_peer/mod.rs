@@ -1,411 +1,298 @@
-//! Avro and Thrift hops between this program and Apache Flume 1.11 itself, in both directions.
+//! Avro and Thrift hops between this program and Apache Flume itself, in both directions.
 
-use std::collections::HashMap;
+mod avro_client;
+mod clients;
+mod containers;
+mod hops;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::peers::require_peer;
-use crate::util::{Start, free_port, scratch, within};
+use crate::peers::require_flume;
+use crate::util::{Agent, Client, Start, free_port, within};
 
 /// A JVM on two busy cores takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Events a test sends along each way.
 const EVENTS: usize = 250;
+/// Compression of sources and sinks.
+const DEFLATE: &str = "compression-type = deflate";
 
 fn key_store(name: &str) -> String {
     format!("{}/tests/fixtures/keystore/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Killed when dropped.
-struct Jvm(Child);
-impl Drop for Jvm {
+/// Properties of a source with TLS.
+fn server_tls() -> String {
+    format!("ssl = true\nkeystore = {}\nkeystore-password = changeit", key_store("server.jks"))
+}
+
+/// Properties of a sink with TLS.
+fn client_tls(store: &str) -> String {
+    format!("ssl = true\ntruststore = {}\ntruststore-password = changeit", key_store(store))
+}
+
+/// An agent of Flume's; killed when dropped.
+struct Flume {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Drop for Flume {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// How often each line stands in the files of a directory.
-fn lines(directory: &Path) -> HashMap<String, usize> {
-    let mut counts = HashMap::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        for line in fs::read_to_string(entry.path()).unwrap_or_default().lines() {
-            *counts.entry(line.to_owned()).or_insert(0) += 1;
-        }
-    }
-    counts
-}
-
-/// Waits until `expected` different lines have arrived, and checks that each came `times` times.
-fn expect(directory: &Path, expected: usize, times: usize, log: impl Fn() -> String) {
-    let counts = {
-        let wait = || {
-            let counts = lines(directory);
-            let enough = counts.len() >= expected && counts.values().sum::<usize>() >= expected * times;
-            enough.then_some(counts)
-        };
-        let waited =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| within(PATIENCE, "the events", wait)));
-        waited.unwrap_or_else(|_| {
-            let counts = lines(directory);
-            panic!(
-                "{} of {expected} lines, {} copies\n{}",
-                counts.len(),
-                counts.values().sum::<usize>(),
-                log()
-            )
-        })
-    };
-    assert_eq!(counts.len(), expected);
-    let wrong: Vec<_> = counts.iter().filter(|(_, n)| **n != times).take(5).collect();
-    assert!(wrong.is_empty(), "not {times} times: {wrong:?}");
-}
-
-#[test]
-fn flumes_clients_deliver_to_us() {
-    let Some(flume) = require_peer("flume") else { return };
-    let dir = scratch();
-    let out = dir.path().join("out");
-    fs::create_dir(&out).unwrap();
-    let ports: Vec<u16> = (0..7).map(|_| free_port()).collect();
-    let tls = format!("ssl = true\nkeystore = {}\nkeystore-password = changeit", key_store("server.jks"));
-    let kinds = [
-        ("plain", "avro", String::new()),
-        ("deflate", "avro", "compression-type = deflate".to_owned()),
-        ("tls", "avro", tls.clone()),
-        ("both", "avro", format!("{tls}\ncompression-type = deflate")),
-        ("compact", "thrift", String::new()),
-        ("binary", "thrift", "protocol = binary".to_owned()),
-        ("thrifttls", "thrift", tls.clone()),
-    ];
-    let mut flow = String::from(
-        "a1.channels = c1\na1.sinks = k1\na1.channels.c1.type = memory\na1.channels.c1.capacity = 10000\n",
-    );
-    flow.push_str(&format!("a1.sinks.k1.type = file_roll\na1.sinks.k1.channel = c1\na1.sinks.k1.sink.rollInterval = 0\na1.sinks.k1.sink.directory = {}\n", out.display()));
-    flow.push_str(&format!("a1.sources = {}\n", kinds.iter().map(|k| k.0).collect::<Vec<_>>().join(" ")));
-    for ((name, kind, extra), port) in kinds.iter().zip(&ports) {
-        flow.push_str(&format!("a1.sources.{name}.type = {kind}\na1.sources.{name}.channels = c1\na1.sources.{name}.bind = 127.0.0.1\na1.sources.{name}.port = {port}\n"));
-        extra.lines().for_each(|line| flow.push_str(&format!("a1.sources.{name}.{line}\n")));
-    }
-    let agent = Start::new(dir.path(), flow).started();
-    let trust = format!("ssl=true,truststore={},truststore-password=changeit", key_store("trust.jks"));
-    let host = |index: usize| format!("hosts=h1,hosts.h1=127.0.0.1:{}", ports[index]);
-    let dead = free_port();
-    let clients = [
-        format!("client.type=default,{},batch=100", host(0)),
-        format!("client.type=default,{},batch=0", host(0)),
-        format!("client.type=default,{},batch=100,compression-type=deflate,compression-level=6", host(1)),
-        format!("client.type=default,{},batch=100,{trust}", host(2)),
-        format!("client.type=default,{},batch=100,{trust},compression-type=deflate", host(3)),
-        format!("client.type=thrift,{},batch=100", host(4)),
-        format!("client.type=thrift,{},batch=7,protocol=binary", host(5)),
-        format!("client.type=thrift,{},batch=100,{trust}", host(6)),
-        format!(
-            "client.type=default_failover,hosts=h1;h2,hosts.h1=127.0.0.1:{dead},hosts.h2=127.0.0.1:{},batch=50",
-            ports[0]
-        ),
-        format!(
-            "client.type=default_loadbalance,hosts=h1;h2,hosts.h1=127.0.0.1:{dead},hosts.h2=127.0.0.1:{},batch=50",
-            ports[0]
-        ),
-    ];
-    let clients: Vec<String> =
-        clients.iter().enumerate().map(|(i, c)| format!("label=client{i},count={EVENTS},{c}")).collect();
-    let sent = Command::new(&flume).arg("send").args(&clients).output().unwrap();
-    let text = String::from_utf8_lossy(&sent.stderr).into_owned();
-    assert!(sent.status.success(), "{text}\n{}", agent.log());
-    expect(&out, clients.len() * EVENTS, 1, || agent.log());
-
-    let log4j =
-        Command::new(&flume).args(["log4j", "127.0.0.1", &ports[0].to_string(), "20"]).output().unwrap();
-    assert!(log4j.status.success(), "{}", String::from_utf8_lossy(&log4j.stderr));
-    let file = dir.path().join("lines.txt");
-    fs::write(&file, (0..30).map(|i| format!("cli {i}\n")).collect::<String>()).unwrap();
-    let cli = Command::new(&flume)
-        .args(["avro-client", "-H", "127.0.0.1", "-p", &ports[0].to_string(), "-F"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(cli.status.success(), "{}", String::from_utf8_lossy(&cli.stderr));
-    expect(&out, clients.len() * EVENTS + 50, 1, || agent.log());
-}
-
-#[test]
-fn we_deliver_to_flume() {
-    let Some(flume) = require_peer("flume") else { return };
-    let dir = scratch();
-    let out = dir.path().join("out");
-    fs::create_dir(&out).unwrap();
-    let tls = format!("ssl = true\nkeystore = {}\nkeystore-password = changeit", key_store("server.jks"));
-    let trust =
-        format!("ssl = true\ntruststore = {}\ntruststore-password = changeit", key_store("trust.p12"));
-    let deflate = "compression-type = deflate";
-    let hops = [
-        ("plain", "avro", String::new(), String::new()),
-        ("zstd", "avro", String::new(), "compression-type = zstd".to_owned()),
-        ("deflate", "avro", deflate.to_owned(), format!("{deflate}\ncompression-level = 1")),
-        ("tls", "avro", tls.clone(), trust.clone()),
-        ("both", "avro", format!("{tls}\n{deflate}"), format!("{trust}\n{deflate}")),
-        ("compact", "thrift", String::new(), String::new()),
-        ("binary", "thrift", "protocol = binary".to_owned(), "protocol = binary".to_owned()),
-        ("thrifttls", "thrift", tls, trust),
-    ];
-    let ports: Vec<u16> = hops.iter().map(|_| free_port()).collect();
-    let names = hops.iter().map(|h| h.0).collect::<Vec<_>>().join(" ");
-
-    let mut theirs = format!(
-        "f1.sources = {names}\nf1.channels = c1\nf1.sinks = k1\nf1.channels.c1.type = memory\nf1.channels.c1.capacity = 100000\nf1.channels.c1.transactionCapacity = 1000\n"
-    );
-    theirs.push_str(&format!("f1.sinks.k1.type = file_roll\nf1.sinks.k1.channel = c1\nf1.sinks.k1.sink.rollInterval = 0\nf1.sinks.k1.sink.directory = {}\n", out.display()));
-    let netcat = free_port();
-    let mut ours = format!(
-        "a1.sources = r1\na1.sources.r1.type = netcat\na1.sources.r1.bind = 127.0.0.1\na1.sources.r1.port = {netcat}\n"
-    );
-    let channels: Vec<String> = hops.iter().map(|h| format!("c{}", h.0)).collect();
-    ours.push_str(&format!(
-        "a1.sources.r1.channels = {0}\na1.channels = {0}\na1.sinks = {names}\n",
-        channels.join(" ")
-    ));
-    for ((name, kind, source, sink), port) in hops.iter().zip(&ports) {
-        theirs.push_str(&format!("f1.sources.{name}.type = {kind}\nf1.sources.{name}.channels = c1\nf1.sources.{name}.bind = 127.0.0.1\nf1.sources.{name}.port = {port}\n"));
-        source.lines().for_each(|line| theirs.push_str(&format!("f1.sources.{name}.{line}\n")));
-        ours.push_str(&format!("a1.channels.c{name}.type = memory\na1.channels.c{name}.capacity = 10000\na1.sinks.{name}.type = {kind}\na1.sinks.{name}.channel = c{name}\na1.sinks.{name}.hostname = 127.0.0.1\na1.sinks.{name}.port = {port}\n"));
-        sink.lines().for_each(|line| ours.push_str(&format!("a1.sinks.{name}.{line}\n")));
-    }
-    let conf = dir.path().join("flume.conf");
-    fs::write(&conf, theirs).unwrap();
-    let flume_log = dir.path().join("flume.log");
-    let log = fs::File::create(&flume_log).unwrap();
-    let child = Command::new(&flume)
-        .args(["agent", "-n", "f1", "-f"])
-        .arg(&conf)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let _jvm = Jvm(child);
-    for port in &ports {
-        within(PATIENCE, "Flume listens", || TcpStream::connect(("127.0.0.1", *port)).ok());
-    }
-    let agent = Start::new(dir.path(), ours).started();
-    let mut client = crate::util::Client::connect(netcat);
-    for i in 0..EVENTS {
-        client.send(format!("event {i}\n").as_bytes());
-    }
-    expect(&out, EVENTS, hops.len(), || {
-        format!("{}\n{}", agent.log(), fs::read_to_string(&flume_log).unwrap_or_default())
-    });
-    assert!(agent.log().contains("does not understand zstd"), "the fallback is announced");
-}
-
-#[test]
-fn flumes_agent_delivers_to_us() {
-    let Some(flume) = require_peer("flume") else { return };
-    let dir = scratch();
-    let out = dir.path().join("out");
-    fs::create_dir(&out).unwrap();
-    let tls = format!("ssl = true\nkeystore = {}\nkeystore-password = changeit", key_store("server.jks"));
-    let trust =
-        format!("ssl = true\ntruststore = {}\ntruststore-password = changeit", key_store("trust.jks"));
-    let deflate = "compression-type = deflate";
-    let hops = [
-        ("plain", "avro", String::new(), String::new()),
-        ("deflate", "avro", deflate.to_owned(), format!("{deflate}\ncompression-level = 1")),
-        ("tls", "avro", tls.clone(), trust.clone()),
-        ("both", "avro", format!("{tls}\n{deflate}"), format!("{trust}\n{deflate}")),
-        ("compact", "thrift", String::new(), String::new()),
-        ("binary", "thrift", "protocol = binary".to_owned(), "protocol = binary".to_owned()),
-        ("thrifttls", "thrift", tls, trust),
-    ];
-    let ports: Vec<u16> = hops.iter().map(|_| free_port()).collect();
-    let names = hops.iter().map(|h| h.0).collect::<Vec<_>>().join(" ");
-    let mut ours = format!(
-        "a1.sources = {names}\na1.channels = c1\na1.sinks = k1\na1.channels.c1.type = memory\na1.channels.c1.capacity = 10000\n\
-         a1.sinks.k1.type = file_roll\na1.sinks.k1.channel = c1\na1.sinks.k1.sink.rollInterval = 0\na1.sinks.k1.sink.directory = {}\n",
-        out.display()
-    );
-    let channels: Vec<String> = hops.iter().map(|h| format!("c{}", h.0)).collect();
-    let netcat = free_port();
-    let mut theirs = format!(
-        "f1.sources = r1\nf1.sources.r1.type = netcat\nf1.sources.r1.bind = 127.0.0.1\nf1.sources.r1.port = {netcat}\n\
-         f1.sources.r1.channels = {0}\nf1.channels = {0}\nf1.sinks = {names}\n",
-        channels.join(" ")
-    );
-    for ((name, kind, source, sink), port) in hops.iter().zip(&ports) {
-        ours.push_str(&format!("a1.sources.{name}.type = {kind}\na1.sources.{name}.channels = c1\na1.sources.{name}.bind = 127.0.0.1\na1.sources.{name}.port = {port}\n"));
-        source.lines().for_each(|line| ours.push_str(&format!("a1.sources.{name}.{line}\n")));
-        theirs.push_str(&format!("f1.channels.c{name}.type = memory\nf1.channels.c{name}.capacity = 10000\nf1.sinks.{name}.type = {kind}\nf1.sinks.{name}.channel = c{name}\nf1.sinks.{name}.hostname = 127.0.0.1\nf1.sinks.{name}.port = {port}\n"));
-        sink.lines().for_each(|line| theirs.push_str(&format!("f1.sinks.{name}.{line}\n")));
-    }
-    let agent = Start::new(dir.path(), ours).started();
-    let conf = dir.path().join("flume.conf");
-    fs::write(&conf, theirs).unwrap();
-    let flume_log = dir.path().join("flume.log");
-    let child = Command::new(&flume)
-        .args(["agent", "-n", "f1", "-f"])
-        .arg(&conf)
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&flume_log).unwrap())
-        .spawn()
-        .unwrap();
-    let _jvm = Jvm(child);
-    within(PATIENCE, "Flume listens", || TcpStream::connect(("127.0.0.1", netcat)).ok());
-    let mut client = crate::util::Client::connect(netcat);
-    for i in 0..EVENTS {
-        client.send(format!("event {i}\n").as_bytes());
-    }
-    expect(&out, EVENTS, hops.len(), || {
-        format!("{}\n{}", agent.log(), fs::read_to_string(&flume_log).unwrap_or_default())
-    });
-}
-
-/// Answers every request with this text.
-fn serve(text: &'static str) -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                if stream.read(&mut byte).unwrap_or(0) == 0 {
-                    break;
-                }
-                request.push(byte[0]);
+impl Flume {
+    /// Starts agent `f1` of a release and waits until it listens.
+    fn start(script: &Path, release: &str, dir: &Path, flow: &str, options: &[&str], ports: &[u16]) -> Self {
+        let (conf, log) = (dir.join("flume.conf"), dir.join("flume.log"));
+        fs::write(&conf, flow).unwrap();
+        let child = Command::new(script)
+            .env("FLUME_RELEASE", release)
+            .args(["agent", "-n", "f1", "-f"])
+            .arg(&conf)
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let flume = Self { child, log };
+        let deadline = Instant::now() + PATIENCE;
+        for port in ports {
+            while TcpStream::connect(("127.0.0.1", *port)).is_err() {
+                assert!(
+                    Instant::now() < deadline,
+                    "Flume {release} does not listen on {port}:\n{}",
+                    flume.log()
+                );
+                std::thread::park_timeout(Duration::from_millis(20));
             }
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
-            let _ = stream.write_all((head + text).as_bytes());
         }
-    });
-    port
+        flume
+    }
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
 }
 
-/// Bodies that are Avro data, under schemas from a header, from its address and from a fixed address, and
-/// whole events: in every codec, to the disk and below `hdfs`, read by the library Flume's users read them with.
-#[test]
-fn avros_own_library_reads_our_containers() {
-    let Some(flume) = require_peer("flume") else { return };
-    let dir = scratch();
-    let schema = dir.path().join("string.avsc");
-    fs::write(&schema, "{ \"type\" : \"string\" }").unwrap();
-    let codecs = ["null", "deflate", "snappy", "bzip2", "xz", "zstandard"];
-    let fixed = serve(
-        r#"{"type":"record","name":"Line","namespace":"x.y","doc":"d","fields":[{"name":"text","type":"string"}]}"#,
-    );
-    let port = free_port();
-    let mut flow = format!(
-        "a1.sources = r1\na1.sources.r1.type = http\na1.sources.r1.bind = 127.0.0.1\na1.sources.r1.port = {port}\n"
-    );
-    let mut list = |kind: &str, codec: &str, index: usize| {
-        let name = format!("{kind}{codec}");
-        let out = dir.path().join(&name);
-        fs::create_dir(&out).unwrap();
-        let sink = format!("a1.sinks.{name}");
-        let (key, options) = match index % 2 {
-            0 => (
-                "sink.serializer",
-                format!(
-                    "{sink}.type = file_roll\n{sink}.sink.directory = {}\n{sink}.sink.rollInterval = 0\n",
-                    out.display()
-                ),
-            ),
-            _ => (
-                "serializer",
-                format!(
-                    "{sink}.type = hdfs\n{sink}.hdfs.path = file://{}\n{sink}.hdfs.fileType = DataStream\n{sink}.hdfs.journalDir = {}\n\
-                 {sink}.hdfs.rollInterval = 0\n{sink}.hdfs.rollSize = 0\n{sink}.hdfs.rollCount = 0\n",
-                    out.display(),
-                    dir.path().join("journal").display()
-                ),
-            ),
-        };
-        let class = match kind {
-            "body" => format!(
-                "org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\n{sink}.{key}.schemaURL = http://127.0.0.1:{fixed}/s"
-            ),
-            _ => "avro_event".to_owned(),
-        };
-        flow.push_str(&format!(
-            "{sink}.channel = c{name}\na1.channels.c{name}.type = memory\n{options}{sink}.{key} = {class}\n\
-             {sink}.{key}.compressionCodec = {codec}\n{sink}.{key}.syncIntervalBytes = 100\n"
-        ));
-        name
-    };
-    let mut names = Vec::new();
-    for (index, codec) in codecs.iter().enumerate() {
-        names.push(list("body", codec, index));
-        names.push(list("event", codec, index + 1));
+/// A sink and the source it delivers to, of one kind.
+struct Hop {
+    name: &'static str,
+    kind: &'static str,
+    /// Further properties of the source.
+    source: String,
+    /// Further properties of the sink.
+    sink: String,
+}
+
+fn hop(name: &'static str, kind: &'static str, source: impl Into<String>, sink: impl Into<String>) -> Hop {
+    Hop { name, kind, source: source.into(), sink: sink.into() }
+}
+
+/// The text of a flow as it grows.
+#[derive(Default)]
+struct Flow {
+    agent: &'static str,
+    sources: Vec<String>,
+    channels: Vec<String>,
+    sinks: Vec<String>,
+    text: String,
+}
+
+impl Flow {
+    fn new(agent: &'static str) -> Self {
+        Self { agent, ..Self::default() }
     }
-    let channels: Vec<String> = names.iter().map(|n| format!("c{n}")).collect();
-    flow.push_str(&format!(
-        "a1.sinks = {}\na1.channels = {1}\na1.sources.r1.channels = {1}\n",
-        names.join(" "),
-        channels.join(" ")
-    ));
-    let agent = Start::new(dir.path(), flow).started();
-    let url = format!("file://{}", schema.display());
-    let mut events: Vec<String> = Vec::new();
-    for _ in 0..25 {
-        events.push(
-            r#"{"headers":{"flume.avro.schema.literal":"[\"null\",\"string\"]"},"body":"\u0002\u0006one"}"#
-                .to_owned(),
+    fn set(&mut self, component: &str, lines: &str) {
+        for line in lines.lines().filter(|l| !l.is_empty()) {
+            writeln!(self.text, "{}.{component}.{line}", self.agent).unwrap();
+        }
+    }
+    fn channel(&mut self, name: &str) {
+        self.set(&format!("channels.{name}"), "type = memory\ncapacity = 10000\ntransactionCapacity = 1000");
+        self.channels.push(name.to_owned());
+    }
+    fn source(&mut self, name: &str, channels: &[String], lines: &str) {
+        self.set(&format!("sources.{name}"), &format!("channels = {}\n{lines}", channels.join(" ")));
+        self.sources.push(name.to_owned());
+    }
+    fn sink(&mut self, name: &str, channel: &str, lines: &str) {
+        self.set(&format!("sinks.{name}"), &format!("channel = {channel}\n{lines}"));
+        self.sinks.push(name.to_owned());
+    }
+    /// A source on a port whose events become the lines of files in a directory, headers first.
+    fn into_files(&mut self, name: &str, source: &str, directory: &Path) {
+        fs::create_dir_all(directory).unwrap();
+        self.channel(name);
+        self.source(name, &[name.to_owned()], source);
+        let directory = directory.display();
+        self.sink(
+            name,
+            name,
+            &format!(
+                "type = file_roll\nsink.directory = {directory}\nsink.rollInterval = 0\nsink.serializer = header_and_text"
+            ),
         );
-        events.push(format!(r#"{{"headers":{{"flume.avro.schema.url":"{url}"}},"body":"\u0006two"}}"#));
-        events.push(r#"{"headers":{"k":"v"},"body":"\nthree"}"#.to_owned());
     }
-    let body = format!("[{}]", events.join(","));
-    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(
-        client,
-        "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let log = agent.log();
-    assert!(agent.stop().success(), "{log}");
-    let files: Vec<std::path::PathBuf> =
-        names.iter().flat_map(|name| crate::util::files(&dir.path().join(name))).collect();
-    let read = Command::new(&flume).arg("read-avro").args(&files).output().unwrap();
-    assert!(read.status.success(), "{}\n{log}", String::from_utf8_lossy(&read.stderr));
-    let text = String::from_utf8(read.stdout).unwrap();
-    for name in names {
-        let below = format!("{}/", dir.path().join(&name).display());
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        let mut ours = false;
-        for line in text.lines() {
-            match files.iter().any(|f| f.as_os_str() == line) {
-                true => ours = line.starts_with(&below),
-                false if ours => *counts.entry(line).or_default() += 1,
-                false => {}
-            }
+    fn text(&self) -> String {
+        let mut text = self.text.clone();
+        for (what, names) in
+            [("sources", &self.sources), ("channels", &self.channels), ("sinks", &self.sinks)]
+        {
+            writeln!(text, "{}.{what} = {}", self.agent, names.join(" ")).unwrap();
         }
-        let codec = name.trim_start_matches("body").trim_start_matches("event");
-        let mut expected: Vec<(String, usize)> = match name.starts_with("body") {
-            true => vec![
-                (format!("{codec} [\"null\",\"string\"]"), 1),
-                (format!("{codec} \"string\""), 1),
-                (format!("{codec} {{\"type\":\"record\",\"name\":\"Line\",\"namespace\":\"x.y\",\"doc\":\"d\",\"fields\":[{{\"name\":\"text\",\"type\":\"string\"}}]}}"), 1),
-                ("one".to_owned(), 25),
-                ("two".to_owned(), 25),
-                ("{\"text\": \"three\"}".to_owned(), 25),
-            ],
-            false => vec![
-                (format!("{codec} {{\"type\":\"record\",\"name\":\"Event\",\"fields\":[{{\"name\":\"headers\",\"type\":{{\"type\":\"map\",\"values\":\"string\"}}}},{{\"name\":\"body\",\"type\":\"bytes\"}}]}}"), 1),
-                ("{\"headers\": {\"flume.avro.schema.literal\": \"[\\\"null\\\",\\\"string\\\"]\"}, \"body\": \"\\u0002\\u0006one\"}".to_owned(), 25),
-                (format!("{{\"headers\": {{\"flume.avro.schema.url\": \"{url}\"}}, \"body\": \"\\u0006two\"}}"), 25),
-                ("{\"headers\": {\"k\": \"v\"}, \"body\": \"\\nthree\"}".to_owned(), 25),
-            ],
-        };
-        let mut found: Vec<(String, usize)> =
-            counts.into_iter().map(|(line, n)| (line.to_owned(), n)).collect();
-        found.sort();
-        expected.sort();
-        assert_eq!(found, expected, "{name}");
+        text
     }
+}
+
+fn listening(kind: &str, port: u16, more: &str) -> String {
+    format!("type = {kind}\nbind = 127.0.0.1\nport = {port}\n{more}")
+}
+
+/// Events as `header_and_text` writes them: part of the headers, and the body.
+fn events(header: &str, label: &str, count: usize) -> Vec<(String, String)> {
+    (0..count).map(|i| (header.to_owned(), format!("{label} {i}"))).collect()
+}
+
+/// Headers and how often it arrived, of each body in the files of a directory.
+fn arrived(directory: &Path) -> BTreeMap<String, (String, usize)> {
+    let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for line in crate::util::lines(directory) {
+        // The last line may be half written.
+        let Some((headers, body)) = line.rsplit_once("} ") else { continue };
+        found.entry(body.to_owned()).or_insert_with(|| (headers.to_owned(), 0)).1 += 1;
+    }
+    found
+}
+
+/// Waits until every event has arrived, and checks that each came once with its headers and nothing else came.
+fn expect(directory: &Path, expected: &[(String, String)], log: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    let found = loop {
+        let found = arrived(directory);
+        if expected.iter().all(|(_, body)| found.contains_key(body)) {
+            break found;
+        }
+        if Instant::now() > deadline {
+            let missing: Vec<_> =
+                expected.iter().filter(|(_, body)| !found.contains_key(body)).map(|e| &e.1).collect();
+            panic!(
+                "{}: {} of {} are missing, {:?} among them\n{}",
+                directory.display(),
+                missing.len(),
+                expected.len(),
+                missing[0],
+                log()
+            );
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    for (header, body) in expected {
+        let (headers, times) = &found[body];
+        assert!(headers.contains(header), "{}: {body:?} has the headers {headers}", directory.display());
+        assert_eq!(*times, 1, "{}: {body:?}", directory.display());
+    }
+    assert_eq!(found.len(), expected.len(), "{}: more than was sent", directory.display());
+}
+
+/// One agent of ours and one of Flume's, each with a netcat source whose events go through every hop to files
+/// of the other.
+struct Exchange {
+    ours: Agent,
+    theirs: Flume,
+    /// Ports of our sources, hop by hop.
+    ports: Vec<u16>,
+    /// Files of what came to us and of what came to them: one directory per hop below it.
+    to_us: PathBuf,
+    to_them: PathBuf,
+}
+
+impl Exchange {
+    /// Starts both. `to_us` are hops with our source, `to_them` with theirs.
+    fn start(
+        script: &Path,
+        release: &str,
+        dir: &Path,
+        to_us: &[Hop],
+        to_them: &[Hop],
+        run: &Run<'_>,
+    ) -> Self {
+        let (in_us, in_them) = (dir.join("to_us"), dir.join("to_them"));
+        let ports = |count| (0..count).map(|_| free_port()).collect::<Vec<u16>>();
+        let (us, them) = (ports(to_us.len()), ports(to_them.len()));
+        let (mut ours, mut theirs) = (Flow::new("a1"), Flow::new("f1"));
+        let build = |receiver: &mut Flow, sender: &mut Flow, hops: &[Hop], ports: &[u16], files: &Path| {
+            for (hop, port) in hops.iter().zip(ports) {
+                let name = format!("in-{}", hop.name);
+                receiver.into_files(&name, &listening(hop.kind, *port, &hop.source), &files.join(hop.name));
+                let name = format!("out-{}", hop.name);
+                sender.channel(&name);
+                let to = format!("type = {}\nhostname = localhost\nport = {port}\n{}", hop.kind, hop.sink);
+                sender.sink(&name, &name, &to);
+            }
+            let netcat = free_port();
+            let channels: Vec<_> = hops.iter().map(|h| format!("out-{}", h.name)).collect();
+            let stamp = "interceptors = i1\ninterceptors.i1.type = static\ninterceptors.i1.key = origin";
+            let stamp = format!("{stamp}\ninterceptors.i1.value = agent {}", sender.agent);
+            sender.source("r1", &channels, &listening("netcat", netcat, &stamp));
+            netcat
+        };
+        let to_them_port = build(&mut theirs, &mut ours, to_them, &them, &in_them);
+        let to_us_port = build(&mut ours, &mut theirs, to_us, &us, &in_us);
+        let mut awaited = them.clone();
+        awaited.push(to_us_port);
+        let mut start = Start::new(dir, ours.text());
+        for (key, value) in run.env {
+            start = start.env(key, value);
+        }
+        let ours = start.started();
+        let theirs = Flume::start(script, release, dir, &theirs.text(), run.options, &awaited);
+        for port in [to_us_port, to_them_port] {
+            let mut client = Client::connect(port);
+            for i in 0..EVENTS {
+                client.send(format!("event {i}\n"));
+            }
+            (0..EVENTS).for_each(|_| assert_eq!(client.answer(), "OK"));
+        }
+        Self { ours, theirs, ports: us, to_us: in_us, to_them: in_them }
+    }
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.ours.log(), self.theirs.log())
+    }
+    /// Checks what was sent through the netcat sources.
+    fn check(&self, to_us: &[Hop], to_them: &[Hop]) {
+        for hop in to_them {
+            expect(&self.to_them.join(hop.name), &events("origin=agent a1", "event", EVENTS), || self.logs());
+        }
+        for hop in to_us {
+            expect(&self.to_us.join(hop.name), &events("origin=agent f1", "event", EVENTS), || self.logs());
+        }
+    }
+}
+
+/// How the agents of an exchange are run.
+#[derive(Default)]
+struct Run<'a> {
+    /// Environment of ours.
+    env: &'a [(&'a str, &'a str)],
+    /// JVM options of theirs.
+    options: &'a [&'a str],
+}
+
+/// Runs a command of the peer's to its end.
+fn run(script: &Path, release: &str, arguments: &[String]) -> String {
+    let output =
+        Command::new(script).env("FLUME_RELEASE", release).args(arguments).stdin(Stdio::null()).output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "Flume {release} {arguments:?}: {text}");
+    text
 }
