@@ -20,6 +20,9 @@ pub(super) struct Known {
     pub(super) exact: bool,
     /// Position of a durable snapshot of marks.
     pub(super) snapshot: u64,
+    /// The consumer's position as the log itself stored it last: position and number. No file behind it was given
+    /// back.
+    pub(super) low: Option<(u64, u64)>,
 }
 
 impl Known {
@@ -28,7 +31,14 @@ impl Known {
         let exact = boot != 0 && state.is_some_and(|s| s.boot == boot);
         // After a loss of power the page of a mapped log may be ahead of it: only what was synced counts.
         let durable = state.map_or(0, |s| if exact { s.durable } else { s.synced });
-        Self { durable, exact, snapshot: state.map_or(0, |s| s.snapshot) }
+        // A copy may be older than what was given back; it does not say in which run it was written.
+        let low = state.filter(|s| s.boot != 0).map(|s| (s.low_position, s.low_seq));
+        Self { durable, exact, snapshot: state.map_or(0, |s| s.snapshot), low }
+    }
+
+    /// For a page that is as it was made: nothing was ever given back.
+    pub(super) fn or_untouched(self, untouched: bool) -> Self {
+        Self { low: self.low.or(untouched.then_some((0, 0))), ..self }
     }
 }
 
@@ -73,6 +83,16 @@ pub(super) async fn find(
     known: Known,
 ) -> Result<Ends, WalError> {
     let mut ends = Ends { keep: live.len(), ..Ends::default() };
+    if let (Some(first), Some((position, seq))) = (live.first(), known.low)
+        && (first.header.mapped || first.rebuilt)
+    {
+        let start = End { position, seq, ..End::default() };
+        if is_cut_off(io, live, log_id, known, start).await? {
+            // The power took the first files of a mapped log, before anything of it was on the medium.
+            let torn = live.iter().map(|f| f.header.size).sum();
+            return Ok(Ends { end: End { torn, ..start }, keep: 0, ..Ends::default() });
+        }
+    }
     for (index, found) in live.iter().enumerate() {
         let number = found.header.number;
         let successor = live.get(index + 1).filter(|f| f.header.previous == number);
@@ -172,10 +192,14 @@ struct Expected {
     seq: Option<u64>,
 }
 
-/// A watermark beyond a position that a frame in one of these segments claims.
+/// A watermark beyond a position that a frame or a footer in one of these segments claims.
 async fn later_claim(io: &Io, later: &[Found], log_id: u64, position: u64) -> Result<Option<u64>, WalError> {
     for found in later {
         let segment = &found.segment;
+        // Written when everything before it was on the medium.
+        if let Some(footer) = found.footer.as_ref().filter(|f| f.end > position) {
+            return Ok(Some(footer.end));
+        }
         let mut frames = Frames::open(io, segment, log_id, segment.frames_limit()).await?;
         let mut from = segment.first_frame();
         while let Some(header) = frames.find(from).await? {

@@ -84,6 +84,7 @@ impl Inner {
 
     /// Makes the state page durable and writes its copies.
     pub(super) async fn save_state(&self) {
+        let Ok(_turn) = self.saving.acquire().await else { return };
         let (flush, bytes) = {
             let mut consumer = self.consumer.borrow_mut();
             if !std::mem::take(&mut consumer.dirty) {
@@ -160,6 +161,7 @@ impl Inner {
         let turn = self.preparing.try_acquire();
         let keep = turn.is_ok()
             && segment.size == wanted
+            && segment.mapped == self.options.durability.is_mapped()
             && self.spare.get().is_none()
             && segment.is_unshared()
             && !self.options.take_only;

@@ -15,7 +15,7 @@ use super::frames::{Frames, read_exactly};
 use super::listing::{self, Listing};
 use super::recovery::{STATE_FILE, Start, boot};
 use super::segment::{self, Segment, SegmentFooter, SegmentHeader};
-use super::state::{PAGE_SIZE, State, Tracker};
+use super::state::{PAGE_SIZE, State, Tracker, is_untouched};
 use super::writer::SNAPSHOT_FIXED;
 use super::{Damage, WalError, open_payload};
 use crate::io::{Io, OpenOptions};
@@ -281,20 +281,21 @@ impl View {
     /// [`WalError::Io`], [`WalError::Newer`].
     pub async fn open(io: &Io, directory: &Path) -> Result<Self, WalError> {
         let run = boot(io).await;
-        let (mut state, mut listing) = look(io, directory, run).await?;
+        let (mut state, mut untouched, mut listing) = look(io, directory, run).await?;
         for _ in 1..LOOKS {
             let before = state.as_ref().map(|s| s.generation);
             if !listing.is_odd() {
                 break;
             }
-            (state, listing) = look(io, directory, run).await?;
+            (state, untouched, listing) = look(io, directory, run).await?;
             if state.as_ref().map(|s| s.generation) == before {
                 break;
             }
         }
         let log_id = listing.log_id.unwrap_or(0);
         let state = state.filter(|s| s.log_id == log_id);
-        let ends = ends::find(io, &listing.live, log_id, None, Known::new(state.as_ref(), run)).await?;
+        let known = Known::new(state.as_ref(), run).or_untouched(untouched);
+        let ends = ends::find(io, &listing.live, log_id, None, known).await?;
         listing.live.truncate(ends.keep);
         let noted = listing.live.iter().map(|f| (f.header.low_seq, f.header.low_position)).max();
         let first = listing.live.first().map(|f| &f.header);
@@ -429,18 +430,21 @@ impl View {
     }
 }
 
-/// The state page and the files of a directory.
-async fn look(io: &Io, directory: &Path, run: u64) -> Result<(Option<State>, Listing), WalError> {
+/// The state page, whether it is as it was made, and the files of a directory.
+async fn look(io: &Io, directory: &Path, run: u64) -> Result<(Option<State>, bool, Listing), WalError> {
     // The page first: whatever it says is durable is in the segments listed after it.
     let path = directory.join(STATE_FILE);
-    let state = match io.open(&path, OpenOptions::READ).await {
-        Ok(file) => State::from_page(&read_exactly(&*file, &path, 0, PAGE_SIZE).await?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+    let (state, untouched) = match io.open(&path, OpenOptions::READ).await {
+        Ok(file) => {
+            let page = read_exactly(&*file, &path, 0, PAGE_SIZE).await?;
+            (State::from_page(&page), is_untouched(&page))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, false),
         Err(error) => return Err(WalError::io(&path)(error)),
     };
     let durable = Known::new(state.as_ref(), run).durable;
     let listing = listing::list(io, directory, state.as_ref(), durable).await?;
-    Ok((state, listing))
+    Ok((state, untouched, listing))
 }
 
 /// Reads the frames of a log in order, up to the end the view found.

@@ -147,6 +147,8 @@ pub(super) async fn list(
     let state = state.filter(|s| Some(s.log_id) == listing.log_id);
     let durable = if state.is_some() { durable } else { 0 };
     let log_id = listing.log_id.unwrap_or(0);
+    // What lies before the consumer's position, as the log itself stored it, is missed by nobody.
+    let done = state.filter(|s| s.boot != 0).map_or(0, |s| s.low_position);
     let named: BTreeSet<u64> = candidates
         .iter()
         .filter_map(Candidate::own)
@@ -184,7 +186,7 @@ pub(super) async fn list(
         let header = match known {
             Some(header) => header,
             None => {
-                let missed = is_missed(&candidate, durable, listing.next_base).await?;
+                let missed = is_missed(&candidate, durable, listing.next_base.max(done)).await?;
                 match rebuild(&candidate, log_id, missed, listing.next_base).await? {
                     Some(header) => header,
                     None if missed => {

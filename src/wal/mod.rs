@@ -277,6 +277,8 @@ struct Inner {
     preparing: Semaphore,
     /// Segments of a mapped log are synced one at a time, in order.
     syncing: Semaphore,
+    /// One at a time stores the state page: whoever finds nothing to store may rely on what is stored.
+    saving: Semaphore,
     /// Segments that were left and have no footer yet.
     sealing: Cell<usize>,
     /// Size of the spare file, if there is one.

@@ -1,4 +1,4 @@
-//! The next segment: zero-filled or recycled before it is needed, and taken into use when the one being
+//! The next segment: made or recycled before it is needed, and taken into use when the one being
 //! written is full.
 
 use std::cell::RefCell;
@@ -188,11 +188,17 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes a new file full of zeros: only then do later writes change nothing but data.
+    /// Writes a new file full of zeros: only then do later direct writes change nothing but data. One that is
+    /// stored to through a mapping need only have its room: pages of it that were never written are not read
+    /// from the disk before they are stored to.
     async fn fill(&self, path: &std::path::Path, size: u64) -> std::io::Result<Rc<dyn File>> {
         let options = OpenOptions { truncate: true, ..OpenOptions::DIRECT };
         let file = self.io.open(path, options).await?;
         file.allocate(size).await?;
+        if self.options.durability.is_mapped() {
+            file.sync_data().await?;
+            return Ok(file);
+        }
         let zeros = PooledBuf::unpooled(FILL_SIZE.min(size) as usize).freeze();
         let mut offset = 0;
         while offset < size {

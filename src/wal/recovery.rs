@@ -15,8 +15,8 @@ use super::frames::Frames;
 use super::listing::{self, Found, Listing};
 use super::marks::MarkTable;
 use super::reader::Reader;
-use super::segment::SegmentHeader;
-use super::state::{PAGE_SIZE, State, StatePage, Tracker};
+use super::segment::{self, SegmentHeader};
+use super::state::{PAGE_SIZE, State, StatePage, Tracker, is_untouched};
 use super::writer::{SNAPSHOT_FIXED, Writer};
 use super::{Consumer, Inner, LogOptions, Recovered, WalError, create_directory, open_payload};
 use crate::component::stable_hash;
@@ -42,7 +42,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
         _ => at(error),
     })?;
     let boot = boot(io).await;
-    let (page, stored) = open_page(io, &directory).await?;
+    let (page, stored, untouched) = open_page(io, &directory).await?;
     let known = Known::new(stored.as_ref(), boot);
     let mut listing = listing::list(io, &directory, stored.as_ref(), known.durable).await?;
     listing.settle_files(io, &options).await?;
@@ -57,11 +57,20 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
             "the consumer's position is missing or damaged; events that were delivered may come again"
         );
     }
-    let known = Known::new(state.as_ref(), boot);
+    let known = Known::new(state.as_ref(), boot).or_untouched(untouched);
     let end = find_end(io, &options, &cipher, &mut listing, log_id, known).await?;
     listing::repair(io, &listing.live).await?;
     for file in &listing.dropped {
         io.remove_file(file).await.map_err(WalError::io(file))?;
+    }
+    // For good, before the state page speaks of the log without them.
+    io.sync_dir(&directory).await.map_err(at)?;
+    let was_mapped = listing.live.last().is_some_and(|f| f.header.mapped);
+    if listing.spare.is_some() && was_mapped != options.durability.is_mapped() {
+        // It was made for the other class.
+        listing.spare = None;
+        let spare = segment::spare_path(&directory);
+        io.remove_file(&spare).await.map_err(WalError::io(&spare))?;
     }
     let (marks, noted) = read_marks(io, &cipher, &listing.live, log_id, known.snapshot).await?;
 
@@ -107,6 +116,7 @@ pub(super) async fn open(io: &Io, options: LogOptions) -> Result<(Inner, Recover
         turn: Semaphore::new(1),
         preparing: Semaphore::new(1),
         syncing: Semaphore::new(1),
+        saving: Semaphore::new(1),
         sealing: Cell::new(0),
         spare: Cell::new(listing.spare),
         room: Notify::new(),
@@ -137,7 +147,8 @@ pub(super) async fn boot(io: &Io) -> u64 {
 }
 
 /// Opens the state page, made in full before it is used so that a full disk never stops an acknowledgement.
-async fn open_page(io: &Io, directory: &Path) -> Result<(StatePage, Option<State>), WalError> {
+/// The last is true if it was there and nothing was ever stored to it.
+async fn open_page(io: &Io, directory: &Path) -> Result<(StatePage, Option<State>, bool), WalError> {
     let path = directory.join(STATE_FILE);
     let wrap = |error| WalError::io(&path)(error);
     let file = io.open(&path, OpenOptions::WRITE).await.map_err(wrap)?;
@@ -152,7 +163,7 @@ async fn open_page(io: &Io, directory: &Path) -> Result<(StatePage, Option<State
     // Also if it was there: its maker may have died before this.
     io.sync_dir(directory).await.map_err(wrap)?;
     let map = file.map_mut(PAGE_SIZE).map_err(wrap)?;
-    Ok((StatePage::new(map), State::from_page(&bytes)))
+    Ok((StatePage::new(map), State::from_page(&bytes), is_untouched(&bytes)))
 }
 
 async fn read_copies(io: &Io, copies: &[PathBuf], log_id: u64) -> Option<State> {

@@ -235,6 +235,8 @@ pub struct Segment {
     pub size: u64,
     /// The file.
     pub path: PathBuf,
+    /// Frames are stored through a mapping; parts of the file may never have been written.
+    pub mapped: bool,
     /// Number of its first event.
     pub start_seq: u64,
     /// Where its frames end; `u64::MAX` while it is written.
@@ -255,6 +257,7 @@ impl Segment {
             base: header.base,
             size: header.size,
             path,
+            mapped: header.mapped,
             start_seq: header.start_seq,
             end: Cell::new(u64::MAX),
             end_seq: Cell::new(None),

@@ -115,6 +115,11 @@ impl State {
     }
 }
 
+/// True for a page that was made and never stored to.
+pub fn is_untouched(page: &[u8]) -> bool {
+    page.len() >= PAGE_SIZE && page.iter().all(|byte| *byte == 0)
+}
+
 /// The page in a mapped file. Each write goes to the slot that does not count, so that whatever happens in
 /// the middle the other one is whole.
 pub struct StatePage {

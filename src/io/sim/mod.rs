@@ -153,6 +153,11 @@ impl StopButton {
     pub fn press(&self, kind: StopKind) {
         self.0.ask(kind);
     }
+
+    /// True if the life was asked to stop, by whomever.
+    pub fn is_pressed(&self) -> bool {
+        self.0.asked.get().is_some()
+    }
 }
 
 impl World {

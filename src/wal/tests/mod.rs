@@ -10,7 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::*;
-use crate::io::sim::{StopKind, World};
+use crate::io::sim::{StopButton, StopKind, World};
 use crate::io::{self as seam, OpenOptions};
 
 mod damage;
@@ -158,11 +158,16 @@ pub(super) struct Book {
     /// Since the last check.
     power_lost: bool,
     pub(super) complaint: Option<String>,
+    /// On a machine that has stopped an answer reaches nobody.
+    stop: Option<StopButton>,
 }
 
 impl Book {
     /// Notes an answer, given with what the log's class promises.
     fn acknowledge(&mut self, ids: Vec<u64>, now: Duration, durability: Durability) {
+        if self.stop.as_ref().is_some_and(StopButton::is_pressed) {
+            return;
+        }
         let firm = match durability {
             Durability::Commit => Duration::ZERO,
             // The interval, the second after which the housekeeper looks, and time to write.

@@ -156,7 +156,8 @@ fn story(kind_of_log: Kind, seed: u64, stop_at: Option<u64>) -> Result<u64, Stri
         names: if seed.is_multiple_of(3) { Names::AnySubset } else { Names::Ordered },
         ..CrashPolicy::default()
     });
-    let book = Rc::new(RefCell::new(Book::default()));
+    let book = Book { stop: Some(world.stop_button()), ..Book::default() };
+    let book = Rc::new(RefCell::new(book));
     let kind = || if dice.below(4) == 0 { StopKind::Kill } else { StopKind::PowerLoss };
     let before = world.disk.stats().durability_points;
     let mut points = 0;
@@ -275,7 +276,7 @@ fn a_log_synced_by_the_system_keeps_its_promise() {
 #[test]
 fn a_log_that_changes_its_class_keeps_its_promise() {
     seeds(Kind::Switched, 15);
-    seeds(Kind::Relaxed, 10);
+    seeds(Kind::Relaxed, 30);
 }
 
 /// The tests above can fail: with a log that moves its watermark when a write is handed over instead of when
@@ -283,9 +284,9 @@ fn a_log_that_changes_its_class_keeps_its_promise() {
 #[test]
 fn a_log_that_acknowledges_early_is_caught() {
     broken::acknowledge_early(true);
-    let complaint = (0..5).find_map(|seed| every_point(Kind::Commit, seed).err());
+    let complaints: Vec<String> = (0..5).filter_map(|seed| every_point(Kind::Commit, seed).err()).collect();
     broken::acknowledge_early(false);
-    let complaint = complaint.expect("a broken log must be noticed");
-    assert!(complaint.contains("was acknowledged and is lost"), "{complaint}");
+    let complaint = complaints.iter().find(|c| c.contains("was acknowledged and is lost"));
+    let complaint = complaint.unwrap_or_else(|| panic!("a broken log must be noticed: {complaints:?}"));
     assert!(complaint.contains("MILLRACE_SIM_SEED="), "{complaint}");
 }
