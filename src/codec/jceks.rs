@@ -6,6 +6,7 @@
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit, block_padding::Pkcs7};
 use md5::{Digest, Md5};
 
+use super::big_endian::Reader;
 use super::java_object::{self, Object};
 use super::keystore::{KeyStoreError, der_value, store_digest};
 
@@ -37,58 +38,38 @@ pub fn read(bytes: &[u8], password: &str) -> Result<Vec<SealedKey>, KeyStoreErro
     if store_digest(password, content) != digest {
         return Err(KeyStoreError::Password);
     }
-    let mut reader = Reader { rest: content };
-    reader.entries().ok_or_else(|| damaged("an entry is cut short or of an unknown kind"))
+    entries(&mut Reader::new(content)).ok_or_else(|| damaged("an entry is cut short or of an unknown kind"))
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
+fn certificate(reader: &mut Reader<'_>) -> Option<()> {
+    reader.text()?;
+    reader.sized().map(drop)
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, size: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.rest.split_at_checked(size)?;
-        self.rest = tail;
-        Some(head)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
-    }
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let size = u16::from_be_bytes(self.take(2)?.try_into().ok()?);
-        self.take(size.into())
-    }
-    fn certificate(&mut self) -> Option<()> {
-        self.text()?;
-        let size = self.u32()?;
-        self.take(size as usize).map(drop)
-    }
-    fn entries(&mut self) -> Option<Vec<SealedKey>> {
-        self.take(8)?;
-        let mut keys = Vec::new();
-        for _ in 0..self.u32()? {
-            let tag = self.u32()?;
-            let alias = String::from_utf8_lossy(self.text()?).into_owned();
-            self.take(8)?;
-            match tag {
-                1 => {
-                    let size = self.u32()?;
-                    self.take(size as usize)?;
-                    for _ in 0..self.u32()? {
-                        self.certificate()?;
-                    }
+fn entries(reader: &mut Reader<'_>) -> Option<Vec<SealedKey>> {
+    reader.take(8)?;
+    let mut keys = Vec::new();
+    for _ in 0..reader.u32()? {
+        let tag = reader.u32()?;
+        let alias = String::from_utf8_lossy(reader.text()?).into_owned();
+        reader.take(8)?;
+        match tag {
+            1 => {
+                reader.sized()?;
+                for _ in 0..reader.u32()? {
+                    certificate(reader)?;
                 }
-                2 => self.certificate()?,
-                3 => {
-                    let (object, rest) = java_object::read(self.rest)?;
-                    self.rest = rest;
-                    keys.push(sealed(alias, &object)?);
-                }
-                _ => return None,
             }
+            2 => certificate(reader)?,
+            3 => {
+                let (object, rest) = java_object::read(reader.rest())?;
+                *reader = Reader::new(rest);
+                keys.push(sealed(alias, &object)?);
+            }
+            _ => return None,
         }
-        Some(keys)
     }
+    Some(keys)
 }
 
 /// A `javax.crypto.SealedObject`.
@@ -168,8 +149,7 @@ mod tests {
     #[test]
     fn every_truncation_is_refused() {
         for cut in 0..STORE.len() - 20 {
-            let mut reader = Reader { rest: &STORE[..cut] };
-            assert!(reader.entries().is_none(), "cut at {cut}");
+            assert!(entries(&mut Reader::new(&STORE[..cut])).is_none(), "cut at {cut}");
         }
     }
 }

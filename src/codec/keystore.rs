@@ -7,6 +7,8 @@ use sha1::{Digest, Sha1};
 use tokio_rustls::rustls::pki_types::pem::{PemObject, SectionKind};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use super::big_endian::Reader;
+
 /// Largest store that is read: the authorities of the whole web take 250 KiB.
 pub const STORE_BYTES_MAX: u64 = 16 << 20;
 
@@ -121,9 +123,9 @@ fn read_jks(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStoreEr
         return Err(KeyStoreError::Password);
     }
     let password = password.map(|p| p.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>());
-    let mut jks = JksReader { rest: content };
+    let mut jks = Reader::new(content);
     let mut store = KeyStore::default();
-    let parse = |jks: &mut JksReader<'_>, store: &mut KeyStore| -> Option<Result<(), KeyStoreError>> {
+    let parse = |jks: &mut Reader<'_>, store: &mut KeyStore| -> Option<Result<(), KeyStoreError>> {
         jks.u32()?;
         let version = jks.u32()?;
         let entries = jks.u32()?;
@@ -132,11 +134,10 @@ fn read_jks(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStoreEr
             let alias = String::from_utf8_lossy(jks.text()?).into_owned();
             jks.take(8)?;
             if tag == 1 {
-                let size = jks.u32()? as usize;
-                let protected = jks.take(size)?;
+                let protected = jks.sized()?;
                 let mut chain = Vec::new();
                 for _ in 0..jks.u32()? {
-                    chain.push(jks.certificate(version)?);
+                    chain.push(certificate(jks, version)?);
                 }
                 if let Some(password) = &password {
                     match open_key(protected, password) {
@@ -149,7 +150,7 @@ fn read_jks(bytes: &[u8], password: Option<&str>) -> Result<KeyStore, KeyStoreEr
                     }
                 }
             } else {
-                store.trusted.push(jks.certificate(version)?);
+                store.trusted.push(certificate(jks, version)?);
             }
         }
         Some(Ok(()))
@@ -169,30 +170,11 @@ pub(super) fn store_digest(password: &str, content: &[u8]) -> [u8; 20] {
         .into()
 }
 
-struct JksReader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> JksReader<'a> {
-    fn take(&mut self, size: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.rest.split_at_checked(size)?;
-        self.rest = tail;
-        Some(head)
+fn certificate(jks: &mut Reader<'_>, version: u32) -> Option<CertificateDer<'static>> {
+    if version >= 2 {
+        jks.text()?;
     }
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
-    }
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let size = u16::from_be_bytes(self.take(2)?.try_into().ok()?);
-        self.take(size.into())
-    }
-    fn certificate(&mut self, version: u32) -> Option<CertificateDer<'static>> {
-        if version >= 2 {
-            self.text()?;
-        }
-        let size = self.u32()? as usize;
-        Some(CertificateDer::from(self.take(size)?.to_vec()))
-    }
+    Some(CertificateDer::from(jks.sized()?.to_vec()))
 }
 
 /// Opens a key of a JKS: `salt(20) · key xor stream · check(20)` in an `EncryptedPrivateKeyInfo`, where the

@@ -1,6 +1,7 @@
 //! Bytes to values and back, without I/O.
 
 pub mod avro;
+pub mod big_endian;
 pub mod charset;
 pub mod charset_lines;
 pub mod columns;
