@@ -3,24 +3,20 @@
 //! Flume: `org.apache.flume.channel.MemoryChannel`. Each shard has its own queue; `capacity` and
 //! `byteCapacity` are shared. Nothing survives the end of the process.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use super::budget::Budget;
 use super::byte_capacity::{self, BYTE_CAPACITY, BYTE_CAPACITY_BUFFER_PERCENTAGE, slots_of, slots_within};
+use super::queue::Queue;
 use super::{
     Channel, ChannelConfig, ChannelContext, ChannelEntry, ChannelError, PutTransaction, TakeTransaction,
 };
 use crate::component::OpenError;
 use crate::config::{ParseContext, Property, PropertySpec, Seconds};
 use crate::event::{EventBatch, SourceMark};
-use crate::io::{Io, LocalBoxFuture};
-use crate::metrics::ChannelCounters;
+use crate::io::LocalBoxFuture;
 
 const CAPACITY: Property<i64> =
     Property::optional("capacity", "100", "Most events that may wait. 0 or less counts as 100.");
@@ -137,35 +133,16 @@ impl ChannelConfig for MemoryConfig {
 }
 
 /// A memory channel of one shard.
-pub struct MemoryChannel(Rc<Queue>);
-
-struct Queue {
-    config: Arc<MemoryConfig>,
-    name: Arc<str>,
-    io: Io,
-    counters: Arc<ChannelCounters>,
-    batches: RefCell<VecDeque<EventBatch>>,
-    ready: Notify,
-    closed: Cell<bool>,
-}
+pub struct MemoryChannel(Rc<Queue<MemoryConfig>>);
 
 impl MemoryChannel {
     /// A channel over shared settings.
     pub fn open(config: Arc<MemoryConfig>, cx: ChannelContext) -> Rc<Self> {
-        cx.counters.channel_capacity.set(config.events.capacity());
-        Rc::new(Self(Rc::new(Queue {
-            config,
-            name: cx.name,
-            io: cx.io,
-            counters: cx.counters,
-            batches: RefCell::default(),
-            ready: Notify::new(),
-            closed: Cell::new(false),
-        })))
+        Rc::new(Self(Queue::open(config, cx)))
     }
     /// Events that wait on this shard.
     pub fn len(&self) -> usize {
-        self.0.batches.borrow().iter().map(EventBatch::len).sum()
+        self.0.len()
     }
     /// True if none waits on this shard.
     pub fn is_empty(&self) -> bool {
@@ -181,9 +158,7 @@ impl Channel for MemoryChannel {
         self.0.config.transaction_capacity
     }
     fn begin_put(&self) -> Result<Box<dyn PutTransaction>, ChannelError> {
-        if self.0.closed.get() {
-            return Err(ChannelError::Closed(self.0.name.to_string()));
-        }
+        self.0.check_open()?;
         Ok(Box::new(MemoryPut {
             queue: self.0.clone(),
             batches: Vec::new(),
@@ -196,15 +171,7 @@ impl Channel for MemoryChannel {
         Ok(Box::new(MemoryTake { queue: self.0.clone(), taken: Vec::new(), events: 0 }))
     }
     fn wait_ready(&self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(async {
-            loop {
-                let ready = self.0.ready.notified();
-                if !self.0.batches.borrow().is_empty() {
-                    return;
-                }
-                ready.await;
-            }
-        })
+        Box::pin(self.0.wait_ready())
     }
     fn marks(&self, _source: &str) -> Vec<SourceMark> {
         Vec::new()
@@ -213,18 +180,12 @@ impl Channel for MemoryChannel {
         false
     }
     fn close(&self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(async {
-            self.0.closed.set(true);
-            let lost = self.len();
-            if lost > 0 {
-                tracing::warn!(channel = %self.0.name, events = lost, "memory channel closed with events that no sink took; they are lost");
-            }
-        })
+        Box::pin(async { self.0.close() })
     }
 }
 
 struct MemoryPut {
-    queue: Rc<Queue>,
+    queue: Rc<Queue<MemoryConfig>>,
     batches: Vec<EventBatch>,
     events: u64,
     slots: u64,
@@ -303,7 +264,7 @@ impl Drop for MemoryPut {
 }
 
 struct MemoryTake {
-    queue: Rc<Queue>,
+    queue: Rc<Queue<MemoryConfig>>,
     taken: Vec<EventBatch>,
     events: usize,
 }

@@ -18,6 +18,7 @@ mod byte_capacity;
 pub mod file;
 pub mod memory;
 pub mod pseudo_txn;
+mod queue;
 pub mod spillable;
 
 /// One row of the registry's table of channels.

@@ -4,23 +4,19 @@
 //! once and waits for room as long as it takes; a take is final at once, so a sink that fails loses what it
 //! took. Each shard has its own queue; `capacity` is shared.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use super::budget::Budget;
+use super::queue::Queue;
 use super::{
     Channel, ChannelConfig, ChannelContext, ChannelEntry, ChannelError, PutTransaction, TakeTransaction,
 };
 use crate::component::OpenError;
 use crate::config::{ParseContext, Positive, Property, PropertySpec, Seconds};
 use crate::event::{EventBatch, SourceMark};
-use crate::io::{Io, LocalBoxFuture};
-use crate::metrics::ChannelCounters;
+use crate::io::LocalBoxFuture;
 
 const CAPACITY: Property<Positive> =
     Property::optional("capacity", "50", "Most events that may wait. A put waits for room without limit.");
@@ -79,30 +75,11 @@ impl ChannelConfig for PseudoTxnConfig {
 }
 
 /// The channel of one shard.
-pub struct PseudoTxnChannel(Rc<Queue>);
-
-struct Queue {
-    config: Arc<PseudoTxnConfig>,
-    name: Arc<str>,
-    io: Io,
-    counters: Arc<ChannelCounters>,
-    batches: RefCell<VecDeque<EventBatch>>,
-    ready: Notify,
-    closed: Cell<bool>,
-}
+pub struct PseudoTxnChannel(Rc<Queue<PseudoTxnConfig>>);
 
 impl PseudoTxnChannel {
     fn open(config: Arc<PseudoTxnConfig>, cx: ChannelContext) -> Rc<Self> {
-        cx.counters.channel_capacity.set(config.events.capacity());
-        Rc::new(Self(Rc::new(Queue {
-            config,
-            name: cx.name,
-            io: cx.io,
-            counters: cx.counters,
-            batches: RefCell::default(),
-            ready: Notify::new(),
-            closed: Cell::new(false),
-        })))
+        Rc::new(Self(Queue::open(config, cx)))
     }
 }
 
@@ -114,24 +91,14 @@ impl Channel for PseudoTxnChannel {
         TRANSACTION_EVENTS_MAX
     }
     fn begin_put(&self) -> Result<Box<dyn PutTransaction>, ChannelError> {
-        if self.0.closed.get() {
-            return Err(ChannelError::Closed(self.0.name.to_string()));
-        }
+        self.0.check_open()?;
         Ok(Box::new(PseudoPut(self.0.clone())))
     }
     fn begin_take(&self) -> Result<Box<dyn TakeTransaction>, ChannelError> {
         Ok(Box::new(PseudoTake(self.0.clone())))
     }
     fn wait_ready(&self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(async {
-            loop {
-                let ready = self.0.ready.notified();
-                if !self.0.batches.borrow().is_empty() {
-                    return;
-                }
-                ready.await;
-            }
-        })
+        Box::pin(self.0.wait_ready())
     }
     fn marks(&self, _source: &str) -> Vec<SourceMark> {
         Vec::new()
@@ -140,17 +107,11 @@ impl Channel for PseudoTxnChannel {
         false
     }
     fn close(&self) -> LocalBoxFuture<'_, ()> {
-        Box::pin(async {
-            self.0.closed.set(true);
-            let lost: usize = self.0.batches.borrow().iter().map(EventBatch::len).sum();
-            if lost > 0 {
-                tracing::warn!(channel = %self.0.name, events = lost, "channel closed with events that no sink took; they are lost");
-            }
-        })
+        Box::pin(async { self.0.close() })
     }
 }
 
-struct PseudoPut(Rc<Queue>);
+struct PseudoPut(Rc<Queue<PseudoTxnConfig>>);
 
 impl PutTransaction for PseudoPut {
     /// Puts at once, piece by piece as there is room. Dropped half-way, what was put stays, as in Flume.
@@ -179,7 +140,7 @@ impl PutTransaction for PseudoPut {
     }
 }
 
-struct PseudoTake(Rc<Queue>);
+struct PseudoTake(Rc<Queue<PseudoTxnConfig>>);
 
 impl TakeTransaction for PseudoTake {
     /// Final at once: there is nothing to commit or to roll back.
@@ -212,7 +173,7 @@ impl TakeTransaction for PseudoTake {
 mod tests {
     use super::*;
     use crate::config::Kind;
-    use crate::io::{EngineKind, run_local};
+    use crate::io::{EngineKind, Io, run_local};
     use crate::testing;
 
     fn channel(io: &Io, lines: &str) -> Rc<PseudoTxnChannel> {
