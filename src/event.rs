@@ -450,7 +450,8 @@ impl EventBatch {
     }
     /// A batch of the events at these indices, in this order, with the same common headers and marks.
     pub fn select(&self, indices: &[usize]) -> Self {
-        let mut builder = BatchBuilder::new(self.separator);
+        let bytes = indices.iter().map(|&index| self.body_range(index).len() + self.separator.size()).sum();
+        let mut builder = BatchBuilder::with_capacity(self.separator, bytes, indices.len());
         for &index in indices {
             builder.push(self.body(index));
             if let Some(each) = &self.each {

@@ -4,6 +4,7 @@
 //! its first group goes through the first serializer into that serializer's header, and so on. A group
 //! that did not take part in the match sets nothing (Flume puts a null there, which breaks later parts).
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -173,7 +174,10 @@ impl RegexExtractor {
                 match &serializer.millis {
                     None => self.text.push_str(value),
                     Some(pattern) => match pattern.parse(value, &self.zone, current_year(&self.io)) {
-                        Ok(millis) => self.text.push_str(&millis.to_string()),
+                        Ok(millis) => {
+                            // Writing to a string does not fail.
+                            let _ = write!(self.text, "{millis}");
+                        }
                         Err(error) => {
                             tracing::debug!(header = %serializer.header, %error, "not set");
                             return None;
