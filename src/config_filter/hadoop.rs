@@ -1,12 +1,16 @@
 //! `hadoop` config filter: credentials that `hadoop credential create` has stored.
 //!
 //! Flume: `org.apache.flume.configfilter.HadoopCredentialStoreConfigFilter`. The password of a store is, as in
-//! Hadoop, that of `HADOOP_CREDSTORE_PASSWORD`, else the content of the password file, else `none`.
+//! Hadoop, that of `HADOOP_CREDSTORE_PASSWORD`, else the content of the password file, else `none`. A store on a
+//! cluster is read as this process's user, with the ticket of `kinit` if the cluster wants one.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{ConfigFilter, FilterEntry, World};
+use crate::client::hdfs::{self, Access, HadoopConf};
 use crate::codec::jceks;
 use crate::codec::keystore::STORE_BYTES_MAX;
 use crate::config::{CommaList, ParseContext, Property, PropertySpec};
@@ -14,8 +18,8 @@ use crate::io::{Io, LocalBoxFuture, OpenOptions};
 
 const PROVIDER_PATH: Property<CommaList> = Property::required(
     "credential.provider.path",
-    "Stores to look in, separated by commas: `localjceks://file/path/to/store.jceks` or `jceks://file/path`. A store on HDFS \
-     is not read from there: copy it to this machine.",
+    "Stores to look in, separated by commas: `localjceks://file/path/to/store.jceks`, `jceks://file/path`, and on a cluster \
+     `jceks://hdfs@namenode:8020/path` or `jceks://hdfs/path`, which is on `fs.defaultFS` of `HADOOP_CONF_DIR`.",
 );
 const PASSWORD_FILE: Property<PathBuf> = Property::absent(
     "credstore.java-keystore-provider.password-file",
@@ -38,8 +42,29 @@ pub const ENTRY: FilterEntry = FilterEntry {
 /// What Hadoop takes where no password is set.
 const USUAL_PASSWORD: &str = "none";
 
+/// Time for reading a store on a cluster.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Store {
+    /// On this machine.
+    File(PathBuf),
+    /// On a cluster: its address there.
+    Cluster(String),
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Cluster(address) => f.write_str(address),
+        }
+    }
+}
+
 struct Hadoop {
-    stores: Vec<PathBuf>,
+    stores: Vec<Store>,
     password_file: Option<PathBuf>,
 }
 
@@ -47,16 +72,11 @@ fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ConfigFilter>> {
     let (paths, password_file) = (cx.get(&PROVIDER_PATH), cx.get_opt(&PASSWORD_FILE));
     let mut stores = Vec::new();
     for uri in paths?.0 {
-        match local_store(&uri) {
-            Ok(path) => stores.push(path),
+        match store(&uri) {
+            Ok(store) => stores.push(store),
             Err(problem) => {
                 let key = cx.full_key("credential.provider.path");
-                let hint = match on_hdfs(&uri) {
-                    Some((path, name)) => format!(
-                        "type: hadoop fs -get {path} /etc/flume/{name}  and write: {key} = localjceks://file/etc/flume/{name}"
-                    ),
-                    None => format!("for example: {key} = localjceks://file/etc/flume/flow.jceks"),
-                };
+                let hint = format!("for example: {key} = localjceks://file/etc/flume/flow.jceks");
                 cx.error("credential.provider.path", problem, Some(hint));
                 return None;
             }
@@ -65,27 +85,20 @@ fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn ConfigFilter>> {
     Some(Arc::new(Hadoop { stores, password_file: password_file? }))
 }
 
-/// Path as Hadoop's tool takes it, and name, of a store on HDFS.
-fn on_hdfs(uri: &str) -> Option<(String, &str)> {
-    let (server, path) = uri.strip_prefix("jceks://hdfs")?.split_once('/')?;
-    let name = path.rsplit('/').next().filter(|name| !name.is_empty())?;
-    let server = server.trim_start_matches('@');
-    let start = if server.is_empty() { String::new() } else { format!("hdfs://{server}") };
-    Some((format!("{start}/{path}"), name))
-}
-
-/// The file behind a provider's URI.
-fn local_store(uri: &str) -> Result<PathBuf, String> {
-    let rest = uri.strip_prefix("localjceks://").or_else(|| uri.strip_prefix("jceks://"));
-    match rest {
-        Some(rest) => match rest.strip_prefix("file") {
-            Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
-            _ if on_hdfs(uri).is_some() => {
-                Err(format!("{uri:?} is a store on HDFS, which is not read from there"))
-            }
-            _ => Err(format!("{uri:?} is not a store on this machine")),
-        },
-        None => Err(format!("{uri:?} is not a Java key store")),
+/// The store behind a provider's URI. Hadoop: `ProviderUtils.unnestUri`.
+fn store(uri: &str) -> Result<Store, String> {
+    let (rest, may_be_remote) = match (uri.strip_prefix("localjceks://"), uri.strip_prefix("jceks://")) {
+        (Some(rest), _) => (rest, false),
+        (_, Some(rest)) => (rest, true),
+        _ => return Err(format!("{uri:?} is not a Java key store")),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (scheme, server) = authority.split_once('@').unwrap_or((authority, ""));
+    match scheme {
+        _ if path.len() < 2 => Err(format!("{uri:?} names no file")),
+        "file" => Ok(Store::File(PathBuf::from(path))),
+        "hdfs" | "viewfs" if may_be_remote => Ok(Store::Cluster(format!("{scheme}://{server}{path}"))),
+        _ => Err(format!("{uri:?} is neither on this machine nor on HDFS")),
     }
 }
 
@@ -112,17 +125,28 @@ impl Hadoop {
         let password = self.password(world).await?;
         let alias = alias.to_lowercase();
         for store in &self.stores {
-            let shown = store.display();
-            let bytes = read(&world.io, store).await.map_err(|e| format!("{shown}: {e}"))?;
-            let keys = jceks::read(&bytes, &password).map_err(|e| format!("{shown}: {e}"))?;
+            let bytes = content(store, world).await?;
+            let keys = jceks::read(&bytes, &password).map_err(|e| format!("{store}: {e}"))?;
             if let Some(key) = keys.iter().find(|k| k.alias.to_lowercase() == alias) {
                 let bytes =
-                    key.open(&password).ok_or_else(|| format!("{shown}: {alias} cannot be opened"))?;
+                    key.open(&password).ok_or_else(|| format!("{store}: {alias} cannot be opened"))?;
                 let text = String::from_utf8(bytes);
-                return text.map(Some).map_err(|_| format!("{shown}: {alias} is not text"));
+                return text.map(Some).map_err(|_| format!("{store}: {alias} is not text"));
             }
         }
         Ok(None)
+    }
+}
+
+async fn content(store: &Store, world: &World<'_>) -> Result<Vec<u8>, String> {
+    match store {
+        Store::File(path) => read(&world.io, path).await.map_err(|e| format!("{store}: {e}")),
+        Store::Cluster(address) => {
+            let conf = HadoopConf::of_machine(&world.io).await?;
+            let access = Access { call_timeout: Some(CLUSTER_PATIENCE), ..Access::default() };
+            let bytes = hdfs::read(address, &conf, &access, &world.io, STORE_BYTES_MAX).await;
+            bytes.map(Vec::from).map_err(|e| e.to_string())
+        }
     }
 }
 
@@ -161,29 +185,23 @@ mod tests {
 
     #[test]
     fn uris_of_stores() {
+        let file = |path: &str| Some(Store::File(PathBuf::from(path)));
+        let cluster = |address: &str| Some(Store::Cluster(address.to_owned()));
         for (uri, expected) in [
-            ("localjceks://file/a/b.jceks", Some("/a/b.jceks")),
-            ("jceks://file/a/b.jceks", Some("/a/b.jceks")),
-            ("jceks://hdfs@nn:8020/a/b.jceks", None),
+            ("localjceks://file/a/b.jceks", file("/a/b.jceks")),
+            ("jceks://file/a/b.jceks", file("/a/b.jceks")),
+            ("jceks://hdfs@nn:8020/a/b.jceks", cluster("hdfs://nn:8020/a/b.jceks")),
+            ("jceks://hdfs/a/b.jceks", cluster("hdfs:///a/b.jceks")),
+            ("jceks://viewfs@mounts/a", cluster("viewfs://mounts/a")),
+            ("localjceks://hdfs@nn/a", None),
+            ("jceks://s3a@bucket/a", None),
+            ("jceks://hdfs@nn", None),
+            ("jceks://file/", None),
             ("localjceks://filex", None),
             ("user:///", None),
             ("/a/b.jceks", None),
         ] {
-            assert_eq!(local_store(uri).ok(), expected.map(PathBuf::from), "{uri}");
-        }
-    }
-
-    #[test]
-    fn stores_on_hdfs_are_to_be_copied() {
-        for (uri, expected) in [
-            ("jceks://hdfs@nn:8020/a/b.jceks", "hadoop fs -get hdfs://nn:8020/a/b.jceks /etc/flume/b.jceks "),
-            ("jceks://hdfs/a/b.jceks", "hadoop fs -get /a/b.jceks /etc/flume/b.jceks "),
-        ] {
-            let lines = format!("credential.provider.path = {uri}");
-            let (filter, complaints) =
-                crate::testing::parse(crate::config::Kind::ConfigFilter, &lines, parse);
-            assert!(filter.is_none());
-            assert!(complaints[0].contains(expected), "{complaints:?}");
+            assert_eq!(store(uri).ok(), expected, "{uri}");
         }
     }
 

@@ -122,6 +122,7 @@ fn a_real_cluster() {
     let hdfs = Hdfs::start(script, dir.path(), 2);
     let bench = Bench { hdfs, dir, port: free_port() };
     files_of_all_types_are_read_by_hadoops_shell(&bench);
+    schemas_and_credentials_are_read_from_the_cluster(&bench);
     the_published_flows(&bench);
     a_killed_agent_leaves_no_open_file_and_loses_nothing_answered(&bench);
     safe_mode_is_waited_out(&bench);
@@ -189,6 +190,70 @@ fn files_of_all_types_are_read_by_hadoops_shell(b: &Bench) {
     let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let bodies: Vec<String> = events.map(|e| e["body"].as_str().expect("a body").to_owned()).collect();
     assert!(bodies == sent, "/avro: {:?}", &bodies[..3]);
+}
+
+/// A serializer's schema and a config filter's store, both on the cluster.
+fn schemas_and_credentials_are_read_from_the_cluster(b: &Bench) {
+    let schema = b.dir.path().join("line.avsc");
+    fs::write(&schema, "\"string\"").expect("a schema");
+    let store = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keystore/credentials.jceks");
+    b.hdfs.must("fs", &["-mkdir", "-p", "/conf"]);
+    b.hdfs.must("fs", &["-put", schema.to_str().expect("UTF-8"), store, "/conf/"]);
+    let site = fs::read_to_string(Path::new(&b.hdfs.conf()).join("core-site.xml")).expect("core-site.xml");
+    let cluster = site.split("hdfs://").nth(1).and_then(|rest| rest.split('<').next()).expect("fs.defaultFS");
+    let address = format!("hdfs://{cluster}/conf/line.avsc");
+    let agent = b.branches(&[
+        Branch {
+            path: "/bodies",
+            channel: "memory",
+            settings: &format!(
+                "fileType = DataStream\nserializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\n\
+                 serializer.schemaURL = {address}\nserializer.compressionCodec = deflate\n"
+            ),
+        },
+        // Without a host: that of HADOOP_CONF_DIR.
+        Branch {
+            path: "/bodies2",
+            channel: "memory",
+            settings: "fileType = DataStream\nserializer = org.apache.flume.sink.hdfs.AvroEventSerializer$Builder\n\
+                 serializer.schemaURL = hdfs:///conf/line.avsc\n",
+        },
+    ]);
+    // The first byte of each line is its size, as Avro writes it.
+    let sent: Vec<String> = (0..100).map(|i| format!("\u{10}line {i:03}")).collect();
+    b.send(&sent);
+    assert_eq!(agent.stop().code(), Some(0));
+    for path in ["/bodies/*", "/bodies2/*"] {
+        let text = String::from_utf8(b.hdfs.must("fs", &["-text", path])).expect("text");
+        let lines: Vec<String> = text.lines().map(|l| format!("\u{10}{}", l.trim_matches('"'))).collect();
+        assert_eq!(lines, sent, "{path}");
+    }
+
+    // The password of a key store, out of a credential store on the cluster.
+    let keys = format!("{}/tests/fixtures/keystore/server.p12", env!("CARGO_MANIFEST_DIR"));
+    for (provider, found) in [
+        (format!("jceks://hdfs@{cluster}/conf/credentials.jceks"), true),
+        ("jceks://hdfs/conf/credentials.jceks".to_owned(), true),
+        ("jceks://hdfs/conf/nosuch.jceks".to_owned(), false),
+    ] {
+        let flow = format!(
+            "a1.configfilters = f1\na1.configfilters.f1.type = hadoop\na1.configfilters.f1.credential.provider.path = {provider}\n\
+             a1.sources = r1\na1.channels = c1\na1.sinks = k1\na1.sources.r1.type = avro\na1.sources.r1.bind = 127.0.0.1\n\
+             a1.sources.r1.port = {}\na1.sources.r1.ssl = true\na1.sources.r1.keystore = {keys}\n\
+             a1.sources.r1.keystore-password = ${{f1['sink-token']}}\na1.sources.r1.channels = c1\n\
+             a1.channels.c1.type = memory\na1.sinks.k1.type = null\na1.sinks.k1.channel = c1\n",
+            b.port
+        );
+        let start = Start::new(b.dir.path(), flow).env("HADOOP_CONF_DIR", &b.hdfs.conf());
+        if found {
+            assert_eq!(start.started().stop().code(), Some(0));
+            continue;
+        }
+        let mut agent = start.spawn();
+        assert_ne!(agent.wait().code(), Some(0));
+        let log = agent.log();
+        assert!(log.contains("config filter f1 fails") && log.contains("/conf/nosuch.jceks"), "{log}");
+    }
 }
 
 /// The three flows that write to HDFS, side by side: a spool directory, a replicating and a multiplexing
