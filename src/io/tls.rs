@@ -133,8 +133,45 @@ impl Connector {
         };
         let name =
             name.map_err(|e| io::Error::other(format!("{host}: no certificate can be for it ({e})")))?;
-        Ok(Box::new(self.connector.connect(name, stream).await?))
+        let stream = self.connector.connect(name, stream).await.map_err(|error| explained(host, error))?;
+        Ok(Box::new(stream))
     }
+}
+
+/// What a refused certificate means to an operator, and what to do about it.
+fn explained(host: &str, error: io::Error) -> io::Error {
+    use rustls::CertificateError as Refused;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(refused)) = inner else { return error };
+    let text = match refused {
+        Refused::NotValidForName => {
+            format!("the certificate it shows is not for {host}; use a name it is for")
+        }
+        Refused::NotValidForNameContext { presented, .. } => {
+            let names = presented.iter().map(|name| plain_name(name)).collect::<Vec<_>>().join(", ");
+            format!(
+                "the certificate it shows is for {names} and not for {host}; use one of these names, or give the server a \
+                 certificate for {host}"
+            )
+        }
+        Refused::UnknownIssuer => format!(
+            "nobody who is trusted here has signed the certificate of {host}; put its certificate or its authority's into \
+             the trust store (keytool -importcert), and name that by truststore or -Djavax.net.ssl.trustStore"
+        ),
+        Refused::Expired | Refused::ExpiredContext { .. } => {
+            format!(
+                "the certificate of {host} has expired; give the server a new one, or set this machine's clock"
+            )
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// A name out of a certificate, without the kind it is given with: `DnsName("h")` is `h`.
+fn plain_name(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
 }
 
 async fn read_store(io: &Io, property: &'static str, file: &StoreFile) -> Result<KeyStore, OpenError> {

@@ -82,3 +82,61 @@ fn the_mistakes_of_the_multiplexing_flow_are_pointed_at() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+/// A certificate must be for the host that was asked for: the http sink and `-u` refuse another's, say whose it
+/// is and what to do.
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let (theirs, ours, port, lines) = (scratch(), scratch(), free_port(), free_port());
+    let store = |name: &str| format!("{}/tests/fixtures/keystore/{name}", env!("CARGO_MANIFEST_DIR"));
+    let server = format!(
+        "a1.sources = r1\na1.channels = c1\na1.sinks = k1\na1.sources.r1.type = http\na1.sources.r1.bind = 0.0.0.0\n\
+         a1.sources.r1.port = {port}\na1.sources.r1.channels = c1\na1.sources.r1.ssl = true\n\
+         a1.sources.r1.handler = org.apache.flume.source.http.BLOBHandler\n\
+         a1.sources.r1.keystore = {}\na1.sources.r1.keystore-password = changeit\n\
+         a1.channels.c1.type = memory\na1.sinks.k1.type = logger\na1.sinks.k1.channel = c1\n",
+        store("server.p12")
+    );
+    let server = Start::new(theirs.path(), server).arg("-Dflume.root.logger=INFO,console").started();
+    let trust = [
+        format!("-Djavax.net.ssl.trustStore={}", store("trust.jks")),
+        "-Djavax.net.ssl.trustStorePassword=changeit".to_owned(),
+    ];
+    let refused = "the certificate it shows is for localhost, 127.0.0.1 and not for 127.0.0.2; use one of these names, or give \
+        the server a certificate for 127.0.0.2";
+
+    let sink = |host: &str| {
+        format!(
+            "a1.sources = r1\na1.channels = c1\na1.sinks = k1\na1.sources.r1.type = netcat\na1.sources.r1.bind = 127.0.0.1\n\
+             a1.sources.r1.port = {lines}\na1.sources.r1.channels = c1\na1.channels.c1.type = memory\n\
+             a1.sinks.k1.type = http\na1.sinks.k1.endpoint = https://{host}:{port}/\na1.sinks.k1.defaultRollback = false\na1.sinks.k1.defaultBackoff = false\na1.sinks.k1.channel = c1\n"
+        )
+    };
+    let start = |host: &str| {
+        trust.iter().fold(Start::new(ours.path(), sink(host)), |start, o| start.arg(o)).arg("-i").arg("1")
+    };
+    let agent = start("127.0.0.2").started();
+    let mut client = crate::util::Client::connect(lines);
+    assert_eq!(client.send("right host\n").answer(), "OK");
+    agent.wait_log(refused);
+    // Corrected while it runs, the event arrives.
+    std::fs::write(ours.path().join("flow.properties"), sink("localhost")).expect("the flow");
+    server.wait_log("right host");
+    drop(agent);
+
+    let page = |host: &str, trust: &[String]| {
+        let mut command = millrace();
+        command.args(["agent", "-n", "a1", "-u", &format!("https://{host}:{port}/x")]).args(trust);
+        let (code, _, err) = output(command);
+        assert_eq!(code, 2, "{err}");
+        err
+    };
+    let told = page("127.0.0.2", &trust);
+    assert!(told.contains(refused) && told.contains(&format!("https://127.0.0.2:{port}/x")), "{told}");
+    // The right name gets through to the server, which has an answer but no flow.
+    let told = page("localhost", &trust);
+    assert!(!told.contains("certificate"), "{told}");
+    let told = page("localhost", &[]);
+    assert!(told.contains("nobody who is trusted here has signed the certificate of localhost"), "{told}");
+    assert!(told.contains("-Djavax.net.ssl.trustStore"), "{told}");
+}
