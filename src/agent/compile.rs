@@ -23,10 +23,14 @@ const LANES_MAX: usize = 1024;
 
 /// Compiles a configuration. `None` if there were errors; warnings may stand beside a plan.
 pub fn compile(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) -> Option<Plan> {
+    let said = diagnostics.len();
     check::keys(config, diagnostics);
-    let plan = assemble(config, diagnostics)?;
-    check::plan(&plan, diagnostics);
-    Some(plan)
+    let plan = assemble(config, diagnostics);
+    if let Some(plan) = &plan {
+        check::plan(plan, diagnostics);
+    }
+    config.hide_secrets(&mut diagnostics[said..]);
+    plan
 }
 
 fn unknown_type<E>(

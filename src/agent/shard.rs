@@ -18,6 +18,7 @@ use super::runner::Runner;
 use crate::channel::{Channel, ChannelContext};
 use crate::channel_processor::ChannelProcessor;
 use crate::component::{OpenError, Shard};
+use crate::config::model::SECRET_CHARS_MIN;
 use crate::config::{ComponentSettings, Diagnostic};
 use crate::io::stop::{Phase, Stop, StopHandle};
 use crate::io::{self, Io};
@@ -366,9 +367,13 @@ fn complaint(settings: &ComponentSettings, error: OpenError) -> Diagnostic {
     let setting = settings.settings.get(error.property);
     let subject =
         if error.property.is_empty() { settings.subject() } else { settings.full_key(error.property) };
-    let mut diagnostic = Diagnostic::error(subject, error.message);
-    diagnostic.value = (!error.value.is_empty()).then_some(error.value);
+    let secrets = || settings.settings.values().filter(|s| s.is_secret && s.value.len() >= SECRET_CHARS_MIN);
+    // A library's message, say, may repeat the value it was given.
+    let hidden =
+        |text: String| secrets().fold(text, |text, secret| text.replace(&secret.value, secret.shown()));
+    let mut diagnostic = Diagnostic::error(subject, hidden(error.message));
+    diagnostic.value = (!error.value.is_empty()).then(|| hidden(error.value));
     diagnostic.location = setting.map(|s| s.location.clone()).or_else(|| settings.listed.clone());
-    diagnostic.hint = error.hint;
+    diagnostic.hint = error.hint.map(hidden);
     diagnostic
 }

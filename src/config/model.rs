@@ -25,7 +25,13 @@ pub struct AgentConfig {
     pub sink_groups: Vec<ComponentSettings>,
     /// `<agent>.configfilters`
     pub config_filters: Vec<ComponentSettings>,
+    /// What config filters gave, which no message shows.
+    pub secrets: Vec<String>,
 }
+
+/// Shortest text that is hidden wherever it stands: a shorter one would blot out half of a message, and tells
+/// nobody much.
+pub const SECRET_CHARS_MIN: usize = 4;
 
 const KINDS: [Kind; 5] = [Kind::Source, Kind::Channel, Kind::Sink, Kind::SinkGroup, Kind::ConfigFilter];
 
@@ -34,6 +40,30 @@ impl AgentConfig {
     pub fn set_globals(&mut self, globals: &Globals) {
         let all = self.sources.iter_mut().chain(&mut self.channels).chain(&mut self.sinks);
         all.chain(&mut self.sink_groups).for_each(|component| component.globals = globals.clone());
+    }
+
+    /// Remembers what a config filter gave, and the words of it, which may come up on their own.
+    pub fn add_secret(&mut self, value: &str) {
+        let words = value.split(|c: char| c.is_whitespace() || c == ',');
+        let new = std::iter::once(value).chain(words).filter(|text| text.len() >= SECRET_CHARS_MIN);
+        for text in new {
+            if !self.secrets.iter().any(|known| known == text) {
+                self.secrets.push(text.to_owned());
+            }
+        }
+    }
+    /// Takes what config filters gave out of complaints: it may be part of a key or of a list.
+    pub fn hide_secrets(&self, diagnostics: &mut [Diagnostic]) {
+        for diagnostic in diagnostics {
+            let Diagnostic { subject, value, message, hint, .. } = diagnostic;
+            for text in [Some(subject), value.as_mut(), Some(message), hint.as_mut()].into_iter().flatten() {
+                for secret in &self.secrets {
+                    if text.contains(secret.as_str()) {
+                        *text = text.replace(secret.as_str(), "[secret]");
+                    }
+                }
+            }
+        }
     }
 
     /// Finds an agent in a file's entries. Values are resolved already. `None` after a complaint.
@@ -88,6 +118,7 @@ impl AgentConfig {
             sinks: take(Kind::Sink),
             sink_groups: take(Kind::SinkGroup),
             config_filters: take(Kind::ConfigFilter),
+            secrets: Vec::new(),
         };
         let place = mine.values().map(|s| s.location.clone()).min();
         if config.channels.is_empty() {

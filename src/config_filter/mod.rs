@@ -75,6 +75,7 @@ pub async fn apply(
         filters.push((settings.name.clone(), parse(settings, entries, diagnostics)));
     }
     let names: Vec<&str> = filters.iter().map(|(name, _)| name.as_str()).collect();
+    let mut given = Vec::new();
     let lists = [&mut config.sources, &mut config.channels, &mut config.sinks, &mut config.sink_groups];
     for component in lists.into_iter().flatten() {
         let subject = component.subject();
@@ -107,6 +108,7 @@ pub async fn apply(
                         setting.value.replace_range(start..end, &value);
                         setting.is_secret = true;
                         from = start + value.len();
+                        given.push(value);
                     }
                     Ok(None) => {
                         let message =
@@ -123,6 +125,7 @@ pub async fn apply(
             }
         }
     }
+    given.iter().for_each(|value| config.add_secret(value));
 }
 
 fn parse(
