@@ -117,12 +117,15 @@ impl ChannelProcessor {
         .await;
         let (processor, optional) = (self.clone(), routes.optional);
         Ok(Box::pin(async move {
+            // The first failure counts at once: whoever put a batch behind this one must not go on with it.
             std::future::poll_fn(|cx| {
                 commits.iter_mut().for_each(|c| c.poll(cx));
-                if commits.iter().all(|c| c.outcome.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+                if let Some(failed) = commits.iter_mut().find(|c| matches!(c.outcome, Some(Err(_)))) {
+                    return Poll::Ready(failed.outcome.take().unwrap_or(Ok(())));
+                }
+                if commits.iter().all(|c| c.outcome.is_some()) { Poll::Ready(Ok(())) } else { Poll::Pending }
             })
-            .await;
-            commits.into_iter().filter_map(|c| c.outcome).collect::<Result<(), _>>()?;
+            .await?;
             processor.put_optional(optional).await;
             Ok(())
         }))

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::deliver::{Backoff, Deliver};
+use super::deliver::{Backoff, Deliver, Unmarked};
 use super::{OpenError, Placement, Source, SourceConfig, SourceContext, SourceEntry, SourceError};
 use crate::codec::charset::Charset;
 use crate::codec::charset_lines::OnMalformed;
@@ -190,12 +190,12 @@ impl Source for Exec {
             let name = &self.cx.name;
             let backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(4));
             let limit = self.config.batch_size.max(self.cx.channels.transaction_capacity());
-            let mut deliver = Deliver::new(&self.cx, limit, backoff);
+            let deliver = Deliver::new(&self.cx, limit, backoff);
             loop {
                 let (program, arguments) =
                     self.config.argv.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
                 match spawn_process(program, arguments) {
-                    Ok(child) => self.follow(child, &mut deliver, &stop).await,
+                    Ok(child) => self.follow(child, &deliver, &stop).await,
                     Err(error) => {
                         tracing::error!(source = %name, command = %self.config.shown, %error, "cannot start the command");
                     }
@@ -218,16 +218,21 @@ impl Source for Exec {
 
 impl Exec {
     /// Reads what a command prints until it ends or the stop is requested.
-    async fn follow(&self, mut child: Child, deliver: &mut Deliver, stop: &Stop) {
+    async fn follow(&self, mut child: Child, deliver: &Deliver, stop: &Stop) {
         let name = &self.cx.name;
         let errors = child.stderr().map(|stderr| {
             crate::io::spawn(drain_errors(stderr, self.config.log_errors.then(|| name.clone())))
         });
-        if let Some(stdout) = child.stdout()
-            && let Err(error) = self.read_lines(stdout, deliver, stop).await
-        {
-            self.cx.counters.event_read_fail.add(1);
-            tracing::error!(source = %name, %error, "cannot read what the command prints");
+        if let Some(stdout) = child.stdout() {
+            let read = self.read_lines(stdout, deliver, stop).await;
+            let lost = *read.as_ref().unwrap_or(&0) + deliver.settle(stop).await.events;
+            if lost > 0 {
+                tracing::error!(source = %name, lost, "stopped while the channel was full; lines the command had printed are lost");
+            }
+            if let Err(error) = read {
+                self.cx.counters.event_read_fail.add(1);
+                tracing::error!(source = %name, %error, "cannot read what the command prints");
+            }
         }
         // At the end of its output it may live on; then it is asked to end, as Flume's does.
         let ended = if stop.is_requested() {
@@ -255,12 +260,13 @@ impl Exec {
         }
     }
 
+    /// Gives how many lines the channels had no room for before the stop.
     async fn read_lines(
         &self,
         mut stdout: impl AsyncRead + Unpin,
-        deliver: &mut Deliver,
+        deliver: &Deliver,
         stop: &Stop,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<usize> {
         let config = &self.config;
         let io = &self.cx.io;
         let batch_size = config.batch_size.min(deliver.limit_max());
@@ -288,15 +294,13 @@ impl Exec {
                 let batch =
                     std::mem::replace(&mut lines.batch, BatchBuilder::new(Separator::Newline)).finish();
                 let events = batch.len();
-                let taken = deliver.put(batch, |_| None, stop).await;
                 last_put = io.now();
-                if taken < events {
-                    tracing::error!(source = %self.cx.name, lost = events - taken, "stopped while the channel was full; lines the command had printed are lost");
-                    return Ok(());
+                if !deliver.push(batch, Unmarked, stop).await {
+                    return Ok(events);
                 }
             }
             if ended {
-                return Ok(());
+                return Ok(0);
             }
         }
     }

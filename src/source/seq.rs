@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::deliver::{Backoff, Deliver};
+use super::deliver::{Backoff, Deliver, Unmarked};
 use super::{OpenError, Placement, Source, SourceConfig, SourceContext, SourceEntry, SourceError};
 use crate::config::{ParseContext, Positive, Property, PropertySpec};
 use crate::event::{BatchBuilder, Separator};
@@ -66,7 +66,7 @@ impl Source for Seq {
     fn run(self: Box<Self>, stop: Stop) -> LocalBoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async move {
             let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-            let mut deliver = Deliver::new(&self.cx, self.config.batch_size, backoff).of_own();
+            let deliver = Deliver::of_own(&self.cx, self.config.batch_size, backoff);
             let mut text = String::new();
             let mut next = 0;
             while next < self.config.total_events && !stop.is_requested() {
@@ -77,10 +77,12 @@ impl Source for Seq {
                     let _ = write!(text, "{number}");
                     builder.push(text.as_bytes());
                 }
-                next += deliver.put(builder.finish(), |_| None, &stop).await as u64;
+                next += count;
+                deliver.push(builder.finish(), Unmarked, &stop).await;
                 // A channel that is never waited for must not keep the others from the core.
                 tokio::task::yield_now().await;
             }
+            deliver.settle(&stop).await;
             Ok(())
         })
     }

@@ -600,15 +600,37 @@ impl PutTransaction for FilePut {
             let gone = channel.config.delete_marks(&deleted, now_ms);
             gone.iter().for_each(|key| channel.own.forget_mark(key));
             channel.counters.channel_size.add(events);
-            commit.await.map_err(|error| {
-                channel.counters.channel_size.subtract(events);
-                channel.config.budget.release(events);
-                channel.put_errors.add(1);
-                channel.error(error)
-            })?;
-            channel.counters.event_put_success.add(events);
-            Ok(())
+            let mut appended = Appended { channel, events };
+            match commit.await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    appended.fail();
+                    Err(appended.channel.error(error))
+                }
+            }
         })
+    }
+}
+
+/// Events in the log whose commit is awaited. If nobody awaits it any more (the client has gone) they count as
+/// put: only a failed write would make that wrong, and then the channel is closed for puts anyway.
+struct Appended {
+    channel: Rc<Inner>,
+    events: u64,
+}
+
+impl Appended {
+    fn fail(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        self.channel.counters.channel_size.subtract(events);
+        self.channel.config.budget.release(events);
+        self.channel.put_errors.add(1);
+    }
+}
+
+impl Drop for Appended {
+    fn drop(&mut self) {
+        self.channel.counters.event_put_success.add(self.events);
     }
 }
 

@@ -1,9 +1,11 @@
 //! The files of one shard: the next one, its events, its marker.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +19,7 @@ use crate::io::{File, FileType, Io, Metadata, OpenOptions};
 use crate::metrics::SourceCounters;
 use crate::serializer::deserializer::{BadFile, FIRST_BYTES, Format, Place};
 use crate::source::SourceContext;
-use crate::source::deliver::{Backoff, Deliver};
+use crate::source::deliver::{Backoff, Deliver, Progress};
 
 /// Bytes of one read, and about of one batch.
 const READ_BYTES: usize = 256 * 1024;
@@ -396,6 +398,25 @@ impl Worker {
 
     /// Puts all events of a file into the channels.
     async fn read_file(&mut self, candidate: &Candidate, stop: &Stop) -> Result<(), SetAside> {
+        let end = Rc::new(Cell::new(None));
+        let read = self.push_file(candidate, &end, stop).await;
+        let left = self.deliver.settle(stop).await;
+        if left.is_none() && !matches!(read, Err(SetAside::Stopped)) {
+            return read;
+        }
+        if let Some(place) = end.get() {
+            self.write_meta(candidate, place.offset).await;
+        }
+        Err(SetAside::Stopped)
+    }
+
+    /// Sends all events of a file on their way; `end` is the place behind the last one the channels have.
+    async fn push_file(
+        &mut self,
+        candidate: &Candidate,
+        end: &Rc<Cell<Option<Place>>>,
+        stop: &Stop,
+    ) -> Result<(), SetAside> {
         let file = self.io.open(&candidate.path, OpenOptions::READ).await?;
         let metadata = file.metadata().await?;
         let unchanged =
@@ -438,15 +459,14 @@ impl Worker {
             let is_last = at_end && cut.is_ok() && places.last().is_none_or(|p| p.offset == candidate.size);
             // Judged before the last events go: what was read must be what is there.
             let intact = !is_last || unchanged(&file.metadata().await?);
-            if !places.is_empty() {
-                let end = self.put(candidate, builder.finish(), &places, is_last && intact, stop).await;
-                if let Some(end) = end {
-                    place = end;
-                }
-                if end != places.last().copied() {
-                    self.write_meta(candidate, place.offset).await;
+            let found = places.last().copied();
+            if let Some(last) = found {
+                let piece = self.piece(candidate, places, is_last && intact, end.clone());
+                let batch = self.with_headers(candidate, builder.finish());
+                if !self.deliver.push(batch, piece, stop).await {
                     return Err(SetAside::Stopped);
                 }
+                place = last;
             }
             cut?;
             if !intact {
@@ -458,7 +478,7 @@ impl Worker {
             if is_last {
                 return Ok(());
             }
-            if places.is_empty() {
+            if found.is_none() {
                 if want >= deserializer.window_max().max(READ_BYTES) {
                     let most = deserializer.window_max();
                     return Err(BadFile(format!(
@@ -472,25 +492,19 @@ impl Worker {
             }
             want = READ_BYTES;
             if stop.is_requested() {
-                self.write_meta(candidate, place.offset).await;
                 return Err(SetAside::Stopped);
             }
-            if !self.keeps_marks && self.io.now().saturating_sub(meta_at) >= META_INTERVAL {
-                self.write_meta(candidate, place.offset).await;
+            if !self.keeps_marks
+                && self.io.now().saturating_sub(meta_at) >= META_INTERVAL
+                && let Some(end) = end.get()
+            {
+                self.write_meta(candidate, end.offset).await;
                 meta_at = self.io.now();
             }
         }
     }
 
-    /// Puts a batch; returns the place behind the last event the channels have.
-    async fn put(
-        &mut self,
-        candidate: &Candidate,
-        mut batch: EventBatch,
-        places: &[Place],
-        is_last: bool,
-        stop: &Stop,
-    ) -> Option<Place> {
+    fn with_headers(&self, candidate: &Candidate, mut batch: EventBatch) -> EventBatch {
         if let Some(key) = &self.config.file_header {
             batch.common_mut().insert(key.as_str(), &*candidate.path.to_string_lossy());
         }
@@ -498,30 +512,33 @@ impl Worker {
             let name = candidate.path.file_name().unwrap_or_default();
             batch.common_mut().insert(key.as_str(), &*name.to_string_lossy());
         }
+        batch
+    }
+
+    fn piece(
+        &mut self,
+        candidate: &Candidate,
+        places: Vec<Place>,
+        is_last: bool,
+        end: Rc<Cell<Option<Place>>>,
+    ) -> Piece {
         self.stamp = nanos(UNIX_EPOCH + self.io.unix_time()).max(self.stamp + 1);
-        let (stamp, name) = (self.stamp, self.name.clone());
-        let mark = |events: usize| {
-            let place = *places.get(events.checked_sub(1)?)?;
-            let finished = is_last && events == places.len();
-            let (size, modified) = (candidate.size, nanos(candidate.modified));
-            let mark = Mark { stamp, place, finished, size, modified, path: candidate.path.clone() };
-            Some(SourceMark { source: name.clone(), key: candidate.key.clone(), value: mark.encode() })
-        };
-        let taken = self.deliver.put(batch, mark, stop).await;
-        let end = places.get(taken.checked_sub(1)?).copied();
         if self.keeps_marks {
             self.own_marks.insert(candidate.key.clone(), candidate.path.clone());
-            let mut known = self.config.shared.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some(mark) = mark(taken).and_then(|m| Mark::decode(&m.value)) {
-                known.channels.iter_mut().for_each(|known| {
-                    known.insert(candidate.key.clone(), mark.clone());
-                });
-            }
-        } else if let Some(end) = end {
-            let mut known = self.config.shared.lock().unwrap_or_else(|e| e.into_inner());
-            known.meta.insert(candidate.path.clone(), end.offset);
         }
-        end
+        Piece {
+            config: self.config.clone(),
+            name: self.name.clone(),
+            key: candidate.key.clone(),
+            path: candidate.path.clone(),
+            size: candidate.size,
+            modified: nanos(candidate.modified),
+            stamp: self.stamp,
+            keeps_marks: self.keeps_marks,
+            is_last,
+            places,
+            end,
+        }
     }
 
     /// Marks a file as done. Its events are committed.
@@ -601,7 +618,52 @@ impl Worker {
                 continue;
             }
             let mark = SourceMark { source: self.name.clone(), key, value: Bytes::new() };
-            self.deliver.put(EventBatch::default(), |_| Some(mark.clone()), stop).await;
+            self.deliver.push(EventBatch::default(), mark, stop).await;
+        }
+    }
+}
+
+/// Events of a file on their way.
+struct Piece {
+    config: Arc<SpoolConfig>,
+    name: Text,
+    key: Bytes,
+    path: PathBuf,
+    size: u64,
+    modified: u64,
+    stamp: u64,
+    keeps_marks: bool,
+    /// The file ends with it.
+    is_last: bool,
+    /// The place behind each event.
+    places: Vec<Place>,
+    end: Rc<Cell<Option<Place>>>,
+}
+
+impl Piece {
+    fn mark_of(&self, events: usize) -> Option<Mark> {
+        let place = *self.places.get(events.checked_sub(1)?)?;
+        let finished = self.is_last && events == self.places.len();
+        let (stamp, size, modified, path) = (self.stamp, self.size, self.modified, self.path.clone());
+        Some(Mark { stamp, place, finished, size, modified, path })
+    }
+}
+
+impl Progress for Piece {
+    fn mark(&self, events: usize) -> Option<SourceMark> {
+        let value = self.mark_of(events)?.encode();
+        Some(SourceMark { source: self.name.clone(), key: self.key.clone(), value })
+    }
+    fn committed(&self, events: usize) {
+        let Some(mark) = self.mark_of(events) else { return };
+        self.end.set(Some(mark.place));
+        let mut known = self.config.shared.lock().unwrap_or_else(|e| e.into_inner());
+        if self.keeps_marks {
+            known.channels.iter_mut().for_each(|known| {
+                known.insert(self.key.clone(), mark.clone());
+            });
+        } else {
+            known.meta.insert(self.path.clone(), mark.place.offset);
         }
     }
 }

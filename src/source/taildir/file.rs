@@ -28,7 +28,7 @@ pub struct Tailed {
     pub path: PathBuf,
     /// Index of its group.
     pub group: usize,
-    /// Bytes that are in the channels.
+    /// Bytes that are in the channels or on their way there.
     pub offset: u64,
     /// Its first bytes, up to [`HEAD_BYTES`].
     pub head: Vec<u8>,
@@ -174,15 +174,14 @@ impl Tailed {
 
     /// The position behind `bytes`, which end at `offset`; `bytes` begin with what was known before.
     pub fn position_at(&self, offset: u64, bytes: &[u8], stamp: u64) -> Position {
-        let head = self.head.get(..self.head.len().min(offset as usize)).unwrap_or_default();
-        Position {
-            offset,
-            head: Print::of(head),
-            tail: Print::of(last(bytes)),
-            path: self.path.clone(),
-            stamp,
-        }
+        position(&self.head, offset, bytes, self.path.clone(), stamp)
     }
+}
+
+/// The position behind `bytes`, which end at `offset` of a file that begins with `head`.
+pub fn position(head: &[u8], offset: u64, bytes: &[u8], path: PathBuf, stamp: u64) -> Position {
+    let head = head.get(..head.len().min(offset as usize)).unwrap_or_default();
+    Position { offset, head: Print::of(head), tail: Print::of(last(bytes)), path, stamp }
 }
 
 /// The last [`TAIL_BYTES`].

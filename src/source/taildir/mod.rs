@@ -393,6 +393,8 @@ impl Source for Taildir {
             let mut reader = Reader::new(config.clone(), &self.cx, deliver);
             self.follow(&mut reader, &news, &stop).await;
             watchers.iter().for_each(tokio::task::JoinHandle::abort);
+            // What is on its way counts, unless a channel refuses it now.
+            reader.settle(&stop).await;
             if config.table.finish_shard(self.cx.shard.count) {
                 self.write_position_file().await;
             }

@@ -21,7 +21,7 @@ use crate::io::stop::Stop;
 use crate::io::{File, FileType, Io, Metadata, OpenOptions};
 use crate::metrics::SourceCounters;
 use crate::source::SourceContext;
-use crate::source::deliver::Deliver;
+use crate::source::deliver::{Deliver, Progress};
 
 /// Reads of one file before the others have their turn, in bytes 4 MiB: Flume reads a busy file for ever
 /// unless `maxBatchCount` is set.
@@ -358,7 +358,7 @@ impl Reader {
     async fn keep_place(&mut self, file: &Tailed, stop: &Stop) {
         let stamp = self.next_stamp();
         let mark = file.position_at(file.offset, &file.tail, stamp).to_mark(&self.name, file.id);
-        self.deliver.put(EventBatch::default(), |_| Some(mark.clone()), stop).await;
+        self.deliver.push(EventBatch::default(), mark, stop).await;
     }
 
     fn remember(&mut self, file: &Tailed) {
@@ -480,8 +480,8 @@ impl Reader {
         Ok(progress)
     }
 
-    /// Puts the complete lines among new bytes into the channels; with `all`, also what follows the last
-    /// line feed. Returns how many, and moves the file's position behind them.
+    /// Sends the complete lines among new bytes on their way to the channels; with `all`, also what follows the
+    /// last line feed. Returns how many, and moves the reading behind them.
     async fn take_lines(
         &mut self,
         file: &mut Tailed,
@@ -526,23 +526,25 @@ impl Reader {
         };
         self.set_headers(file, &mut batch, start_of);
         let total = batch.len();
-        let stamp = self.next_stamp();
-        let position_after = |events: usize| {
-            let end = start_of(events);
-            let read = area.get(..known + end).unwrap_or_default();
-            (file.position_at(file.offset + end as u64, read, stamp), read)
+        let read = area.get(..known + start_of(total)).unwrap_or_default();
+        let (offset, tail) = (file.offset + start_of(total) as u64, last(read).to_vec());
+        let sent = Sent {
+            config: self.config.clone(),
+            name: self.name.clone(),
+            id: file.id,
+            path: file.path.clone(),
+            head: file.head.clone(),
+            stamp: self.next_stamp(),
+            start: file.offset,
+            known,
+            ends: raw_ends,
+            area,
         };
-        let (name, id) = (self.name.clone(), file.id);
-        let mark = |events: usize| Some(position_after(events).0.to_mark(&name, id));
-        let taken = self.deliver.put(batch, mark, stop).await;
-        if taken > 0 || total == 0 {
-            let (position, read) = position_after(taken);
-            let tail = last(read).to_vec();
-            file.offset = position.offset;
-            file.tail = tail;
-            self.config.table.set_live(id, position);
+        if !self.deliver.push(batch, sent, stop).await {
+            return 0;
         }
-        taken
+        (file.offset, file.tail) = (offset, tail);
+        total
     }
 
     fn set_headers(&self, file: &Tailed, batch: &mut EventBatch, start_of: impl Fn(usize) -> usize) {
@@ -569,9 +571,13 @@ impl Reader {
     async fn replaced(&mut self, file: &mut Tailed, old: Position, stop: &Stop) {
         if old.offset > 0 {
             let old = self.drain_copy(file, &old, stop).await.unwrap_or(old);
+            // Another shard may go on in a copy from here as soon as it knows.
+            if !self.settle(stop).await {
+                return;
+            }
             let ghost = Ghost { id: file.id, position: old };
             let mark = self.config.table.add_ghost(&self.name, self.shard.index, ghost);
-            self.deliver.put(EventBatch::default(), |_| Some(mark.clone()), stop).await;
+            self.deliver.push(EventBatch::default(), mark, stop).await;
         }
         file.restart();
         self.remember(file);
@@ -720,9 +726,53 @@ impl Reader {
 
     /// Forgets a file, in the channels too.
     async fn let_go(&mut self, file: Tailed, stop: &Stop) {
+        // Or what is on its way would bring it back.
+        if !self.settle(stop).await {
+            return;
+        }
         tracing::info!(source = %self.name, file = %file.path.display(), read_to = file.offset, "file is gone or no longer matches; letting go of it");
         self.config.table.forget(file.id);
         let mark = SourceMark { source: self.name.clone(), key: file.id.key(), value: Bytes::new() };
-        self.deliver.put(EventBatch::default(), |_| Some(mark.clone()), stop).await;
+        self.deliver.push(EventBatch::default(), mark, stop).await;
+    }
+
+    /// Waits until the channels have all that was read. False: the stop came, and they have not.
+    pub async fn settle(&self, stop: &Stop) -> bool {
+        self.deliver.settle(stop).await.is_none()
+    }
+}
+
+/// Lines on their way, and where the file is when some of them are in the channels.
+struct Sent {
+    config: Arc<TaildirConfig>,
+    name: Text,
+    id: FileId,
+    path: PathBuf,
+    head: Vec<u8>,
+    stamp: u64,
+    /// Where the first line begins in the file.
+    start: u64,
+    /// As they were read, behind so many bytes known before.
+    area: Bytes,
+    known: usize,
+    /// Where each line ends, counted from the first one's start, its line feed included.
+    ends: Vec<u32>,
+}
+
+impl Sent {
+    fn position(&self, lines: usize) -> Position {
+        let size = lines.checked_sub(1).and_then(|index| self.ends.get(index)).map_or(0, |end| *end as usize);
+        let read = self.area.get(..self.known + size).unwrap_or_default();
+        let offset = self.start + size as u64;
+        file::position(&self.head, offset, read, self.path.clone(), self.stamp)
+    }
+}
+
+impl Progress for Sent {
+    fn mark(&self, lines: usize) -> Option<SourceMark> {
+        Some(self.position(lines).to_mark(&self.name, self.id))
+    }
+    fn committed(&self, lines: usize) {
+        self.config.table.set_live(self.id, self.position(lines));
     }
 }
