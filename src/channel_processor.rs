@@ -20,6 +20,25 @@ pub struct ChannelProcessor {
     channels: Vec<Rc<dyn Channel>>,
 }
 
+/// A batch that has its place in the required channels.
+pub struct Started {
+    /// Resolves when all of them have committed, or with the first failure.
+    pub required: LocalBoxFuture<'static, Result<(), ChannelError>>,
+    /// Then puts it into the optional ones.
+    pub optional: Option<LocalBoxFuture<'static, ()>>,
+}
+
+impl Started {
+    /// Both, one after the other.
+    pub async fn finish(self) -> Result<(), ChannelError> {
+        self.required.await?;
+        if let Some(optional) = self.optional {
+            optional.await;
+        }
+        Ok(())
+    }
+}
+
 /// One channel's part of a batch on its way to the disk.
 struct Commit {
     running: LocalBoxFuture<'static, Result<(), ChannelError>>,
@@ -88,16 +107,14 @@ impl ChannelProcessor {
     }
 
     /// As [`Self::process_batch`], in two steps: resolves when every required channel has room for the batch
-    /// and the commits are under way; the future it gives resolves when they are done. Batches keep the
-    /// order of these calls although their commits overlap.
+    /// and the commits are under way. Batches keep the order of these calls although their commits overlap.
     ///
     /// # Errors
     /// The first required channel that has no room; nothing is committed then.
-    pub async fn start_batch(
-        self: &Rc<Self>,
-        batch: EventBatch,
-    ) -> Result<LocalBoxFuture<'static, Result<(), ChannelError>>, ChannelError> {
-        let Some(routes) = self.route(batch) else { return Ok(Box::pin(std::future::ready(Ok(())))) };
+    pub async fn start_batch(self: &Rc<Self>, batch: EventBatch) -> Result<Started, ChannelError> {
+        let Some(routes) = self.route(batch) else {
+            return Ok(Started { required: Box::pin(std::future::ready(Ok(()))), optional: None });
+        };
         let mut transactions = Vec::with_capacity(routes.required.len());
         for (channel, batch) in routes.required {
             if batch.is_empty() && !self.channels[channel].is_durable() {
@@ -115,8 +132,7 @@ impl ChannelProcessor {
             Poll::Ready(())
         })
         .await;
-        let (processor, optional) = (self.clone(), routes.optional);
-        Ok(Box::pin(async move {
+        let required = Box::pin(async move {
             // The first failure counts at once: whoever put a batch behind this one must not go on with it.
             std::future::poll_fn(|cx| {
                 commits.iter_mut().for_each(|c| c.poll(cx));
@@ -125,10 +141,13 @@ impl ChannelProcessor {
                 }
                 if commits.iter().all(|c| c.outcome.is_some()) { Poll::Ready(Ok(())) } else { Poll::Pending }
             })
-            .await?;
-            processor.put_optional(optional).await;
-            Ok(())
-        }))
+            .await
+        });
+        let (processor, optional) = (self.clone(), routes.optional);
+        let optional = (!optional.is_empty()).then(|| {
+            Box::pin(async move { processor.put_optional(optional).await }) as LocalBoxFuture<'static, ()>
+        });
+        Ok(Started { required, optional })
     }
 
     /// Interceptors and selector; `None` if nothing is left.

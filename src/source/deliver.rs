@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::channel::ChannelError;
-use crate::channel_processor::ChannelProcessor;
+use crate::channel_processor::{ChannelProcessor, Started};
 use crate::event::{EventBatch, SourceMark};
 use crate::io::stop::Stop;
 use crate::io::{Io, LocalBoxFuture};
@@ -26,7 +26,7 @@ use crate::metrics::SourceCounters;
 
 use super::SourceContext;
 
-/// Bytes pushed and not yet committed after which a source waits: 16 reads of 256 KiB, about what a file channel
+/// Bytes pushed and not yet committed after which a source waits: 13 reads of 320 KiB, about what a file channel
 /// writes at once. One batch more may be larger than that: a line has at most 4 MiB, so a shard holds at most 8 MiB
 /// for a source.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -175,12 +175,10 @@ struct Span {
     to: usize,
 }
 
-type Commit = LocalBoxFuture<'static, Result<(), ChannelError>>;
-
 /// A transaction that has its place in the channels.
 struct Flight {
     span: Span,
-    commit: Commit,
+    started: Started,
     done: bool,
 }
 
@@ -191,7 +189,7 @@ struct Worker {
     /// Oldest first.
     flights: VecDeque<Flight>,
     /// The one transaction that waits for room.
-    starting: Option<(Span, LocalBoxFuture<'static, Result<Commit, ChannelError>>)>,
+    starting: Option<(Span, LocalBoxFuture<'static, Result<Started, ChannelError>>)>,
     /// Runs after a refusal.
     resting: Option<LocalBoxFuture<'static, ()>>,
     backoff: Backoff,
@@ -208,7 +206,7 @@ impl Worker {
             // in the log yet waits for the one before it, so it cannot have passed a failed one.
             let mut failed = None;
             for (index, flight) in self.flights.iter_mut().enumerate().filter(|(_, flight)| !flight.done) {
-                match flight.commit.as_mut().poll(cx) {
+                match flight.started.required.as_mut().poll(cx) {
                     Poll::Ready(Ok(())) => flight.done = true,
                     Poll::Ready(Err(error)) => {
                         failed = Some((index, flight.span, error));
@@ -222,10 +220,16 @@ impl Worker {
                 self.starting = None;
                 self.refused(span, &error);
             }
-            while self.flights.front().is_some_and(|flight| flight.done) {
-                if let Some(flight) = self.flights.pop_front() {
-                    self.committed(flight.span);
+            while let Some(flight) = self.flights.front_mut().filter(|flight| flight.done) {
+                // One batch at a time goes into the optional channels, so that they have the same order.
+                let span = flight.span;
+                if let Some(optional) = &mut flight.started.optional
+                    && optional.as_mut().poll(cx).is_pending()
+                {
+                    break;
                 }
+                self.flights.pop_front();
+                self.committed(span);
             }
             if let Some(rest) = &mut self.resting
                 && rest.as_mut().poll(cx).is_ready()
@@ -235,9 +239,9 @@ impl Worker {
             if let Some((span, start)) = &mut self.starting {
                 let span = *span;
                 match start.as_mut().poll(cx) {
-                    Poll::Ready(Ok(commit)) => {
+                    Poll::Ready(Ok(started)) => {
                         self.starting = None;
-                        self.flights.push_back(Flight { span, commit, done: false });
+                        self.flights.push_back(Flight { span, started, done: false });
                         // Polled, or nobody wakes us.
                         continue;
                     }

@@ -455,13 +455,13 @@ async fn start(shared: Rc<Shared>, method: Method, mut batch: EventBatch) -> Res
     let channels = &shared.cx.channels;
     let most = channels.transaction_capacity();
     if method != Method::Columns || batch.len() <= most {
-        return channels.start_batch(batch).await;
+        return Ok(Box::pin(channels.start_batch(batch).await?.finish()));
     }
     let mut commits = Vec::new();
     while !batch.is_empty() {
         let part = batch.split_to(most);
         match channels.start_batch(part).await {
-            Ok(commit) => commits.push(commit),
+            Ok(started) => commits.push(Box::pin(started.finish()) as Commit),
             // What was put before stays; the sender repeats the whole and is told so by the failure.
             Err(error) => commits.push(Box::pin(std::future::ready(Err(error)))),
         }
