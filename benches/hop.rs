@@ -2,7 +2,11 @@
 //!
 //! `scripts/bench hop` runs it. The files hold lines like those of a web server, each different. In the same
 //! run stand the limits: durable direct writes (every byte is written twice, once in each channel), loopback,
-//! and, per compression, one core that does nothing but compress and another that decompresses the same lines.
+//! and, per compression, a bare hop: threads that read the same files, write the bytes durably on both sides, compress, send
+//! and decompress them, and nothing else (`limits::probe_hop`). Disk and loopback alone are no limit that can be
+//! reached: both agents share the cores of this machine, so that with C cores, and with r, w, s and p
+//! CPU-seconds per GB for reading, one log's writes, sending with receiving, and both directions of the compression, at
+//! most C / (r + 2 w + s + p) GB/s can pass however fast the disk is. The bare hop measures just that sum.
 //! With `BENCH_FLUME=1` Apache Flume carries the same files through the same flow (`tests/peers/flume`); it gets
 //! fewer of them, since it is slower. The clock runs from the first event received to the last one taken, so
 //! that no start of a process counts.
@@ -18,12 +22,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use limits::{Usage, probe_disk, probe_loopback};
+use limits::{HOP_BLOCK, Packing, Usage, probe_disk, probe_hop, probe_loopback};
 
 /// Lines come in files of this size, so that a case takes as many as it needs.
 const FILE_BYTES: usize = 25_000_000;
-/// What our sink sends at once.
-const BLOCK: usize = 512 * 1024;
 
 fn main() {
     let quick = std::env::args().any(|a| a == "--test");
@@ -41,7 +43,6 @@ fn main() {
         .tempdir_in(std::env::var("BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned()))
         .expect("a directory");
     let input = Input::make(dir.path(), (megabytes * 1_000_000).div_ceil(FILE_BYTES));
-    let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
     println!(
         "TAILDIR -> file -> avro | avro -> file -> null, {} files of {} MB, lines of {} bytes on average, {rounds} rounds",
         input.files.len(),
@@ -56,8 +57,8 @@ fn main() {
     ];
     for round in 1..=rounds {
         println!("\nround {round}");
-        let disk = probe_disk(dir.path(), 256 * 1024, probing);
-        println!("  limit: O_DIRECT|O_DSYNC, 256 KiB, 4 in flight, half of it     {:8.0} MB/s", disk / 2.0);
+        let disk = probe_disk(dir.path(), HOP_BLOCK, probing);
+        println!("  limit: O_DIRECT|O_DSYNC, 512 KiB, 4 in flight, half of it     {:8.0} MB/s", disk / 2.0);
         let net = probe_loopback(8, probing);
         println!("  limit: loopback, 8 senders, one counting receiver            {net:8.0} MB/s");
         let mut flumes: Vec<(&str, f64)> = Vec::new();
@@ -72,16 +73,17 @@ fn main() {
             }
         }
         for (name, compression, level, share) in cases.iter().filter(|c| c.0.contains(&wanted)) {
-            let mut limit = net.min(disk / 2.0);
-            if *compression != "none" {
-                let (packing, unpacking) = probe_compression(&input.files[0], compression, *level);
-                // Both sides share the cores of this machine.
-                let both = cores / (1.0 / packing + 1.0 / unpacking);
-                println!(
-                    "  limit: {name} {packing:.0} MB/s a core, back {unpacking:.0}; both on {cores} cores {both:26.0} MB/s"
-                );
-                limit = limit.min(both);
-            }
+            let packing = match *compression {
+                "zstd" => Packing::Zstd,
+                "deflate" => Packing::Deflate(*level),
+                _ => Packing::None,
+            };
+            let bare = probe_hop(dir.path(), &input.files, packing, probing);
+            println!(
+                "  limit: bare hop, {name:<10} {:6.2} CPU-s/GB {:34.0} MB/s",
+                bare.cpu_seconds_per_gigabyte, bare.megabytes_per_second
+            );
+            let limit = net.min(disk / 2.0).min(bare.megabytes_per_second);
             let work = dir.path().join("ours");
             let figures = run(&work, &input, input.files.len().div_ceil(*share), compression, *level, None);
             let mut text =
@@ -171,15 +173,18 @@ struct Figures {
     events_per_second: f64,
     megabytes_per_second: f64,
     cpu_seconds_per_gigabyte: f64,
+    /// To the disk, by both agents, per byte of lines.
+    written: f64,
 }
 
 impl Figures {
     fn print(&self, name: &str, rest: &str) {
         println!(
-            "  {name:<24} {:8.0} k events/s {:7.0} MB/s, {:6.2} CPU-s/GB (both){rest}",
+            "  {name:<24} {:8.0} k events/s {:7.0} MB/s, {:6.2} CPU-s/GB, {:4.2} x written (both){rest}",
             self.events_per_second / 1e3,
             self.megabytes_per_second,
             self.cpu_seconds_per_gigabyte,
+            self.written,
         );
     }
 }
@@ -194,7 +199,9 @@ impl Agent {
         fs::write(&file, flow).expect("the flow");
         let mut command = match flume {
             Some(script) => Command::new(script),
-            None => Command::new(env!("CARGO_BIN_EXE_millrace")),
+            None => Command::new(
+                std::env::var_os("BENCH_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_millrace").into()),
+            ),
         };
         let properties =
             ["-Dflume.monitoring.type=http".to_owned(), format!("-Dflume.monitoring.port={monitoring}")];
@@ -292,9 +299,9 @@ fn run(
     let deadline = Instant::now() + Duration::from_secs(180);
     let usage = || {
         let (one, two) = (Usage::of(sender.0.id()), Usage::of(receiver.0.id()));
-        one.cpu_seconds + two.cpu_seconds
+        (one.cpu_seconds + two.cpu_seconds, one.written_bytes + two.written_bytes)
     };
-    let mut began: Option<(Instant, u64, f64)> = None;
+    let mut began: Option<(Instant, u64, (f64, u64))> = None;
     let figures = loop {
         let (done, name) = match began {
             None => (counter(second, "SOURCE.r1", "EventReceivedCount"), "first"),
@@ -302,15 +309,17 @@ fn run(
         };
         match (began, done) {
             // A null sink of Flume counts nothing; its channel does.
-            (Some((start, before, cpu)), taken) => {
+            (Some((start, before, (cpu, written))), taken) => {
                 let taken = taken.max(counter(second, "CHANNEL.c1", "EventTakeSuccessCount"));
                 if taken.is_some_and(|t| t >= lines) {
                     let (seconds, events) = (start.elapsed().as_secs_f64(), lines - before.min(lines - 1));
                     let bytes = events as f64 * FILE_BYTES as f64 / input.lines_per_file[0] as f64;
+                    let (cpu_now, written_now) = usage();
                     break Figures {
                         events_per_second: events as f64 / seconds,
                         megabytes_per_second: bytes / seconds / 1e6,
-                        cpu_seconds_per_gigabyte: (usage() - cpu) / (bytes / 1e9),
+                        cpu_seconds_per_gigabyte: (cpu_now - cpu) / (bytes / 1e9),
+                        written: (written_now - written) as f64 / bytes,
                     };
                 }
             }
@@ -323,38 +332,4 @@ fn run(
     drop((sender, receiver));
     fs::remove_dir_all(dir).expect("clean up");
     figures
-}
-
-/// MB/s of one core compressing the blocks of a file, and of one decompressing them.
-fn probe_compression(file: &Path, compression: &str, level: u32) -> (f64, f64) {
-    let data = fs::read(file).expect("the input");
-    let start = Instant::now();
-    let packed: Vec<Vec<u8>> = if compression == "zstd" {
-        let mut zstd = zstd::bulk::Compressor::new(1).expect("zstd");
-        data.chunks(BLOCK).map(|block| zstd.compress(block).expect("zstd")).collect()
-    } else {
-        // One stream with a flush after each batch of 1000 lines, as Flume's hop has it.
-        let mut deflate = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(level));
-        for block in data.chunks(200_000) {
-            deflate.write_all(block).expect("deflate");
-            deflate.flush().expect("deflate");
-        }
-        vec![deflate.finish().expect("deflate")]
-    };
-    let packing = data.len() as f64 / start.elapsed().as_secs_f64() / 1e6;
-    let start = Instant::now();
-    let mut size = 0;
-    for block in &packed {
-        if compression == "zstd" {
-            size += zstd::bulk::decompress(block, BLOCK).expect("zstd").len();
-        } else {
-            let mut buffer = vec![0; 256 * 1024];
-            let mut inflate = flate2::read::ZlibDecoder::new(&block[..]);
-            while let Ok(count @ 1..) = inflate.read(&mut buffer) {
-                size += count;
-            }
-        }
-    }
-    assert_eq!(size, data.len(), "what was packed is unpacked");
-    (packing, data.len() as f64 / start.elapsed().as_secs_f64() / 1e6)
 }
