@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod buffer;
 mod claim;
+mod deal;
 #[cfg(feature = "glommio")]
 mod dma;
 mod kernel;

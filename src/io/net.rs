@@ -13,6 +13,7 @@ use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use super::deal::{Counted, Place};
 use super::{ListenOptions, Listener, LocalBoxFuture, Stream, Udp};
 
 /// Idle time before the first keep-alive probe; a peer that is gone is noticed after about two minutes.
@@ -44,25 +45,52 @@ pub(super) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-    Ok(Rc::new(TcpPort(TcpListener::from_std(socket.into())?)))
+    let listener = TcpListener::from_std(socket.into())?;
+    let deal = if options.shared { Some(Place::take(listener.local_addr()?)) } else { None };
+    Ok(Rc::new(TcpPort { listener, deal }))
 }
 
-struct TcpPort(TcpListener);
+struct TcpPort {
+    listener: TcpListener,
+    deal: Option<Place>,
+}
+
+impl TcpPort {
+    /// The next connection, of the kernel's queue or from another shard.
+    async fn next(&self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+        let Some(deal) = &self.deal else {
+            let (stream, peer) = self.listener.accept().await?;
+            prepare(&stream);
+            return Ok((Box::new(stream), peer));
+        };
+        loop {
+            let (stream, peer, share) = tokio::select! {
+                (stream, peer, share) = deal.handed() => (TcpStream::from_std(stream)?, peer, share),
+                accepted = self.listener.accept() => {
+                    let (stream, peer) = accepted?;
+                    match deal.hand_over(stream, peer)? {
+                        Some((stream, share)) => (stream, peer, share),
+                        None => continue,
+                    }
+                }
+            };
+            prepare(&stream);
+            return Ok((Box::new(Counted { stream, _share: share }), peer));
+        }
+    }
+}
 
 impl Listener for TcpPort {
     fn accept(&self) -> LocalBoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
         Box::pin(async move {
             let mut failures = 0_u32;
             loop {
-                match self.0.accept().await {
-                    Ok((stream, peer)) => {
-                        prepare(&stream);
-                        return Ok((Box::new(stream) as Box<dyn Stream>, peer));
-                    }
+                match self.next().await {
+                    Ok(accepted) => return Ok(accepted),
                     Err(error) if is_the_peers(&error) => {}
                     Err(error) if is_shortage(&error) => {
                         if failures.is_multiple_of(ACCEPT_WARNING_EVERY) {
-                            let address = self.0.local_addr().map(|a| a.to_string()).unwrap_or_default();
+                            let address = self.local_addr().map(|a| a.to_string()).unwrap_or_default();
                             tracing::warn!(%address, %error, "cannot accept connections; raise the limit on open files (LimitNOFILE, ulimit -n)");
                         }
                         failures = failures.wrapping_add(1);
@@ -74,7 +102,7 @@ impl Listener for TcpPort {
         })
     }
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
