@@ -499,6 +499,18 @@ impl EventBatch {
         let (separator, common) = parts.first().map(|p| (p.separator, p.common.clone())).unwrap_or_default();
         let alike = parts.iter().all(|p| p.common == common);
         let bytes = parts.iter().map(|p| p.bodies.len()).sum();
+        if alike && parts.iter().all(|p| p.separator == separator && p.each.is_none()) {
+            // One area behind the other.
+            let mut area = BytesMut::with_capacity(bytes);
+            let mut ends = Vec::with_capacity(parts.iter().map(Self::len).sum());
+            for part in &parts {
+                let start = area.len() as u32;
+                area.extend_from_slice(&part.bodies);
+                ends.extend(part.ends.iter().map(|end| start + end));
+            }
+            let joined = Self::from_parts(area.freeze(), ends, separator);
+            return joined.map(|joined| Self { common, ..joined }).unwrap_or_default();
+        }
         let mut builder = BatchBuilder::with_capacity(separator, bytes, parts.iter().map(Self::len).sum());
         for part in &parts {
             for (index, body) in part.bodies().enumerate() {

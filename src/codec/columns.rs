@@ -41,14 +41,15 @@ impl ColumnsEncoder {
         if batch.each().is_some() {
             flags |= EACH;
         }
-        self.plain.clear();
-        let columns = &mut self.plain;
-        put_columns(columns, batch);
-        let size = columns.len();
+        let parts = Columns::of(batch);
+        let size = parts.size();
         let compress = compress && size >= COMPRESS_MIN;
         out.put_slice(&[VERSION, if compress { flags | ZSTD } else { flags }]);
         out.put_u32_le(size as u32);
         if compress {
+            self.plain.clear();
+            let columns = &mut self.plain;
+            parts.put(columns);
             let zstd = match &mut self.zstd {
                 Some(zstd) => zstd,
                 slot => slot.insert(zstd::bulk::Compressor::new(LEVEL)?),
@@ -59,7 +60,7 @@ impl ColumnsEncoder {
             let written = zstd.compress_to_buffer(columns.as_ref(), target)?;
             out.truncate(start + written);
         } else {
-            out.put_slice(columns);
+            parts.put(out);
         }
         // A rare giant is not worth keeping.
         if self.plain.capacity() > 4 << 20 {
@@ -69,25 +70,45 @@ impl ColumnsEncoder {
     }
 }
 
-fn put_columns(columns: &mut BytesMut, batch: &EventBatch) {
-    let (bodies, ends, _) = batch.area();
-    let mut common = EventHeadersBuilder::default();
-    batch.common().iter().for_each(|(k, v)| common.header(k, v));
-    common.end_event();
-    let common = common.finish();
-    let common = common.as_ref().map_or(&[][..], |c| c.as_encoded().0);
-    let (each, each_ends) = batch.each().map_or((&[][..], &[][..]), |e| {
-        let (encoded, ends) = e.as_encoded();
-        (&encoded[..], ends)
-    });
-    columns.reserve(16 + 8 * ends.len() + common.len() + each.len() + bodies.len());
-    for size in [ends.len(), bodies.len(), each.len(), common.len()] {
-        columns.put_u32_le(size as u32);
+/// The columns of a batch, as they lie in it.
+struct Columns<'a> {
+    ends: &'a [u32],
+    each_ends: &'a [u32],
+    common: Option<EventHeaders>,
+    each: &'a [u8],
+    bodies: &'a [u8],
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a EventBatch) -> Self {
+        let (bodies, ends, _) = batch.area();
+        let mut common = EventHeadersBuilder::default();
+        batch.common().iter().for_each(|(k, v)| common.header(k, v));
+        common.end_event();
+        let (each, each_ends) = batch.each().map_or((&[][..], &[][..]), |e| {
+            let (encoded, ends) = e.as_encoded();
+            (&encoded[..], ends)
+        });
+        Self { ends, each_ends, common: common.finish(), each, bodies }
     }
-    ends.iter().chain(each_ends).for_each(|end| columns.put_u32_le(*end));
-    columns.put_slice(common);
-    columns.put_slice(each);
-    columns.put_slice(bodies);
+    fn common(&self) -> &[u8] {
+        self.common.as_ref().map_or(&[][..], |c| c.as_encoded().0)
+    }
+    fn size(&self) -> usize {
+        let ends = 4 * (self.ends.len() + self.each_ends.len());
+        16 + ends + self.common().len() + self.each.len() + self.bodies.len()
+    }
+    fn put(&self, out: &mut BytesMut) {
+        out.reserve(self.size());
+        let common = self.common();
+        for size in [self.ends.len(), self.bodies.len(), self.each.len(), common.len()] {
+            out.put_u32_le(size as u32);
+        }
+        self.ends.iter().chain(self.each_ends).for_each(|end| out.put_u32_le(*end));
+        out.put_slice(common);
+        out.put_slice(self.each);
+        out.put_slice(self.bodies);
+    }
 }
 
 /// Reads batches; keeps its decompressor.

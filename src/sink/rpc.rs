@@ -5,6 +5,7 @@
 //! they are committed in order, and after a failure the ones without an answer go back to the head of the
 //! channel in order. So a failure repeats at most the window (8 batches of 512 KiB).
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +218,8 @@ pub struct RpcSink {
     cx: SinkContext,
     config: Arc<RpcConfig>,
     client: RpcClient,
+    /// Average size of an event in the last call.
+    event_bytes: Cell<usize>,
 }
 
 impl RpcSink {
@@ -227,19 +230,26 @@ impl RpcSink {
     pub async fn open(config: Arc<RpcConfig>, cx: SinkContext) -> Result<Box<dyn Sink>, OpenError> {
         let client =
             RpcClient::open(cx.io.clone(), cx.name.clone(), config.clone(), cx.counters.clone()).await?;
-        Ok(Box::new(Self { cx, config, client }))
+        Ok(Box::new(Self { cx, config, client, event_bytes: Cell::new(COLUMNS_BYTES) }))
     }
 
     /// Takes a call's worth of events; none if the channel is empty.
     async fn take(&self) -> Result<Option<(Sent, EventBatch)>, DeliveryError> {
         let channel = &self.cx.channel;
-        let step = self.config.batch_size.min(channel.transaction_capacity());
+        let capacity = channel.transaction_capacity();
         let columns = self.client.speaks_columns();
-        let most = if columns { channel.transaction_capacity() } else { step };
+        // Towards another Millrace, as many as fill a call if they are of the size that the last ones had. When they
+        // are much larger the call is as well, once.
+        let step = match columns {
+            true => self.config.batch_size.max(COLUMNS_BYTES / self.event_bytes.get()).min(capacity),
+            false => self.config.batch_size.min(capacity),
+        };
+        let most = if columns { capacity } else { step };
         let mut transaction =
             channel.begin_take().inspect_err(|_| self.cx.counters.channel_read_fail.add(1))?;
         let (mut parts, mut events, mut bytes) = (Vec::new(), 0, 0);
-        while events < most && (bytes < COLUMNS_BYTES || !columns) {
+        // What the channel gives at once is sent as it is; only small pieces are worth a copy.
+        while events < most && (bytes < COLUMNS_BYTES / 2 || !columns) {
             let taken = transaction.take(step.min(most - events)).await;
             let part = taken.inspect_err(|_| self.cx.counters.channel_read_fail.add(1))?;
             if part.is_empty() {
@@ -249,9 +259,8 @@ impl RpcSink {
             bytes += part.size_bytes();
             parts.push(part);
         }
-        if parts.is_empty() {
-            return Ok(None);
-        }
+        let Some(event_bytes) = bytes.checked_div(events) else { return Ok(None) };
+        self.event_bytes.set(event_bytes.max(1));
         Ok(Some((Sent { transaction, events: events as u64 }, EventBatch::concat(parts))))
     }
 

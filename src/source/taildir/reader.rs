@@ -23,7 +23,7 @@ use crate::metrics::SourceCounters;
 use crate::source::SourceContext;
 use crate::source::deliver::{Deliver, Progress};
 
-/// Reads of one file before the others have their turn, in bytes 4 MiB: Flume reads a busy file for ever
+/// Reads of one file before the others have their turn, in bytes 5 MiB: Flume reads a busy file for ever
 /// unless `maxBatchCount` is set.
 const READS_PER_TURN: u64 = 16;
 /// A deleted file is let go when it has not grown for so long: its writer may still have lines to write.
