@@ -1,23 +1,32 @@
 //! That events cost no allocation of their own: the whole process runs on an allocator that counts.
 //!
 //! A batch of 10,000 events goes through a channel (put, commit, take, commit), and through every interceptor, with
-//! as many allocations as one of 100, give or take what their size in bytes makes different. A binary of its own, because the
+//! as many allocations as one of 100, give or take what their size in bytes makes different; and a file goes line by line
+//! through TAILDIR and over an avro hop with far fewer allocations than it has lines. A binary of its own, because the
 //! allocator is the process's.
 
 #![allow(unsafe_code, reason = "a global allocator can only be written with it")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use millrace::channel::{Channel, ChannelContext, ChannelEntry, file, memory, spillable};
+use millrace::channel_processor::ChannelProcessor;
 use millrace::component::Shard;
 use millrace::config::{ComponentSettings, Kind, Location, ParseContext, Setting};
 use millrace::event::{BatchBuilder, EventBatch, Separator};
 use millrace::interceptor::Interceptor;
-use millrace::io::{EngineKind, Io, probe, run_local};
+use millrace::io::{EngineKind, Io, probe, run_local, spawn, stop};
 use millrace::registry::INTERCEPTORS;
+use millrace::selector::replicating::Replicating;
+use millrace::sink::{self, SinkContext, SinkEntry};
+use millrace::source::{self, SourceContext, SourceEntry};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 /// Bytes asked for; what grows counts with its new size.
@@ -50,6 +59,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// One test at a time: they share the counter.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const FEW: usize = 100;
 const MANY: usize = 10_000;
@@ -235,8 +247,130 @@ async fn check_interceptors(io: &Io) {
     }
 }
 
+/// Starts a source in front of a channel.
+async fn start(
+    io: &Io,
+    entry: &SourceEntry,
+    channel: &Rc<dyn Channel>,
+    lines: &[(&str, String)],
+) -> stop::StopHandle {
+    let settings = settings(Kind::Source, lines);
+    let mut complaints = Vec::new();
+    let config = (entry.parse)(&mut ParseContext::new(&settings, &mut complaints));
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let selector = Box::new(Replicating::new(1, &[]));
+    let context = SourceContext {
+        name: "r1".into(),
+        agent: "a1".into(),
+        shard: Shard { index: 0, count: 1 },
+        io: io.clone(),
+        channels: Rc::new(ChannelProcessor::new(Vec::new(), selector, vec![channel.clone()])),
+        counters: Arc::default(),
+    };
+    let source = config.unwrap().open(context).await.map_err(|e| e.message).unwrap();
+    let (handle, stop) = stop::channel();
+    spawn(async move { source.run(stop).await.unwrap() });
+    handle
+}
+
+/// Starts a sink behind a channel; it works as long as this runs.
+async fn deliver(io: &Io, entry: &SinkEntry, channel: &Rc<dyn Channel>, lines: &[(&str, String)]) {
+    let settings = settings(Kind::Sink, lines);
+    let mut complaints = Vec::new();
+    let config = (entry.parse)(&mut ParseContext::new(&settings, &mut complaints));
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let context = SinkContext {
+        name: "k1".into(),
+        agent: "a1".into(),
+        lane: 0,
+        lanes: 1,
+        io: io.clone(),
+        channel: channel.clone(),
+        counters: Arc::default(),
+    };
+    let mut sink = config.unwrap().open(context).await.map_err(|e| e.message).unwrap();
+    let channel = channel.clone();
+    spawn(async move {
+        loop {
+            channel.wait_ready().await;
+            sink.process().await.unwrap();
+        }
+    });
+}
+
+/// Takes events until there are so many.
+async fn expect(io: &Io, channel: &dyn Channel, events: usize) {
+    let deadline = io.now() + Duration::from_secs(60);
+    let mut taken = 0;
+    while taken < events {
+        tokio::select! {
+            () = channel.wait_ready() => {}
+            () = io.sleep(deadline.saturating_sub(io.now())) => panic!("{taken} of {events} events arrived"),
+        }
+        let mut take = channel.begin_take().unwrap();
+        taken += take.take(MANY).await.unwrap().len();
+        take.commit().await.unwrap();
+    }
+    assert_eq!(taken, events);
+}
+
+/// Lines of the file that goes over the hop, ten batches and more.
+const LINES: usize = 100_000;
+
+async fn hop(io: &Io, directory: &Path, compression: &str, source_compression: &str) -> u64 {
+    let tailed = directory.join(format!("tailed-{compression}"));
+    fs::create_dir(&tailed).unwrap();
+    let lines: String = (0..LINES).map(|n| format!("line {n} of a log, as they come\n")).collect();
+    fs::write(tailed.join("log"), lines).unwrap();
+    let capacity = [("capacity", (2 * LINES).to_string()), ("transactionCapacity", MANY.to_string())];
+    let first = open(io, &memory::ENTRY, &capacity).await;
+    let second = open(io, &memory::ENTRY, &capacity).await;
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let receiving = [
+        ("bind", "127.0.0.1".to_owned()),
+        ("port", port.clone()),
+        ("compression-type", source_compression.to_owned()),
+    ];
+    let receiving = start(io, &source::avro::ENTRY, &second, &receiving).await;
+    let sending =
+        [("hostname", "127.0.0.1".to_owned()), ("port", port), ("compression-type", compression.to_owned())];
+    deliver(io, &sink::avro::ENTRY, &first, &sending).await;
+    let before = count();
+    let tailing = [
+        ("filegroups", "f".to_owned()),
+        ("filegroups.f", tailed.join("log").display().to_string()),
+        ("positionFile", tailed.join("positions").display().to_string()),
+    ];
+    let tailing = start(io, &source::taildir::ENTRY, &first, &tailing).await;
+    expect(io, &*second, LINES).await;
+    let allocations = count() - before;
+    tailing.request(stop::Phase::Stopping);
+    receiving.request(stop::Phase::Stopping);
+    allocations
+}
+
+#[test]
+fn a_hop_costs_no_allocation_per_line() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = tempfile::tempdir().unwrap();
+    let engine = if probe::io_uring().is_ok() { EngineKind::Uring } else { EngineKind::Portable };
+    run_local(engine, |io| async move {
+        for (compression, source_compression) in [("none", "none"), ("zstd", "none"), ("deflate", "deflate")]
+        {
+            let allocations = hop(&io, directory.path(), compression, source_compression).await;
+            println!("hop, {compression}: {allocations} allocations for {LINES} lines");
+            assert!(allocations > 0, "the allocator counts");
+            // Each of the ten and more batches costs dozens at every station, each line none.
+            let most = LINES as u64 / 10;
+            assert!(allocations < most, "{compression}: {allocations} allocations for {LINES} lines");
+        }
+    })
+    .unwrap();
+}
+
 #[test]
 fn events_cost_no_allocation() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // The counter sees what it must see.
     let before = count();
     let strings: Vec<String> = (0..MANY).map(|i| i.to_string()).collect();
