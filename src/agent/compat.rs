@@ -16,6 +16,7 @@ pub fn drop_what_flume_drops(mut config: AgentConfig, diagnostics: &mut Vec<Diag
             leave_out(diagnostic);
         }
     }
+    let channels: Vec<String> = config.channels.iter().map(|c| c.name.clone()).collect();
     // Each round takes at least one component or one name of a list away.
     loop {
         let mut found = Vec::new();
@@ -26,6 +27,12 @@ pub fn drop_what_flume_drops(mut config: AgentConfig, diagnostics: &mut Vec<Diag
         for error in errors {
             let is_type = error.subject.ends_with(".type") && error.message.starts_with("unknown ");
             if !is_type && remove(&mut config, &error.subject) {
+                if error.message.starts_with("there is no channel")
+                    && let Some(channel) = channels.iter().find(|c| error.value.as_ref() == Some(c))
+                {
+                    error.message = format!("its channel {channel} was left out");
+                    error.hint = None;
+                }
                 leave_out(error);
                 diagnostics.push(error.clone());
                 changed = true;
@@ -116,6 +123,10 @@ mod tests {
         let (left, said) = compat(&(FLOW.to_owned() + "a1.channels.c2.capacity = many\n"));
         assert_eq!(left, ["r1", "c1", "k1"], "{said}");
         assert!(!said.contains("error:"), "{said}");
+        assert!(
+            said.contains("a1.sinks.k2.channel = \"c2\": its channel c2 was left out; left out"),
+            "{said}"
+        );
     }
 
     #[test]

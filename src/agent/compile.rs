@@ -10,6 +10,7 @@ use super::plan::{
 };
 use crate::channel::ChannelEntry;
 use crate::config::model::AgentConfig;
+use crate::config::nearest::nearest;
 use crate::config::{ComponentSettings, Diagnostic, Kind, ParseContext, Positive, PropertySpec, Words};
 use crate::interceptor::InterceptorConfig;
 use crate::registry;
@@ -45,7 +46,7 @@ fn unknown_type<E>(
         (alias, _) => alias,
     });
     let names: Vec<&str> = names.collect();
-    let nearest = crate::config::nearest::nearest(text, names.iter().copied());
+    let nearest = nearest(text, names.iter().copied());
     let hint = match nearest {
         Some(near) => format!("did you mean {} = {near} ?", cx.full_key("type")),
         None => format!("one of: {}", names.join(", ")),
@@ -62,8 +63,10 @@ fn assemble(config: &AgentConfig, diagnostics: &mut Vec<Diagnostic>) -> Option<P
 
     let mut free: Vec<(&ComponentSettings, Option<PlannedSink>)> = sinks;
     let mut runners: Vec<Option<PlannedRunner>> = Vec::new();
-    for group in &config.sink_groups {
-        runners.push(sink_group(group, &mut free, diagnostics));
+    let names: Vec<&str> = config.sinks.iter().map(|s| s.name.as_str()).collect();
+    for (index, group) in config.sink_groups.iter().enumerate() {
+        let earlier = config.sink_groups.get(..index).unwrap_or_default();
+        runners.push(sink_group(group, earlier, &names, &mut free, diagnostics));
     }
     for (settings, sink) in free {
         runners.push(sink.and_then(|sink| single(settings, sink, diagnostics)));
@@ -97,7 +100,7 @@ fn channel(settings: &ComponentSettings, diagnostics: &mut Vec<Diagnostic>) -> O
 fn channel_index(cx: &mut ParseContext<'_>, key: &str, name: &str, channels: &[&str]) -> Option<usize> {
     let index = channels.iter().position(|c| *c == name);
     if index.is_none() {
-        let near = crate::config::nearest::nearest(name, channels.iter().copied());
+        let near = nearest(name, channels.iter().copied());
         let hint = match near.or(channels.first().copied()) {
             Some(near) => format!("did you mean {near}? {} = {near}", cx.full_key(key)),
             None => format!("add: {}.channels = {name}", cx.agent()),
@@ -252,23 +255,41 @@ fn single(
 
 fn sink_group(
     settings: &ComponentSettings,
+    earlier: &[ComponentSettings],
+    sinks: &[&str],
     free: &mut Vec<(&ComponentSettings, Option<PlannedSink>)>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<PlannedRunner> {
     debug_assert_eq!(settings.kind, Kind::SinkGroup);
     let mut cx = ParseContext::new(settings, diagnostics);
     let Words(names) = cx.get(&SINKS)?;
+    // The group itself owns what it names twice.
+    let owner = |name: &str| {
+        let groups = earlier.iter().chain([settings]).filter(|_| sinks.contains(&name));
+        let has = |g: &&ComponentSettings| {
+            g.settings.get(SINKS.name()).is_some_and(|s| s.value.split_whitespace().any(|w| w == name))
+        };
+        groups.into_iter().find(has).map(|g| g.name.clone())
+    };
     let mut members = Vec::new();
     for name in &names {
         match free.iter().position(|(s, _)| s.name == *name) {
             Some(index) => members.push(free.remove(index).1),
             None => {
-                let message = format!("{name:?} is not a sink of the agent, or another group has it");
-                cx.error(
-                    SINKS.name(),
-                    message,
-                    Some(format!("list it once: {}.sinks = … {name}", settings.agent)),
-                );
+                let (message, hint) = match owner(name) {
+                    Some(group) => (
+                        format!("sink {name:?} is in sink group {group} already"),
+                        "take it out of one of the two groups; a sink runs once".to_owned(),
+                    ),
+                    None => (
+                        format!("the agent has no sink {name:?}"),
+                        match nearest(name, sinks.iter().copied().filter(|s| !names.iter().any(|n| n == s))) {
+                            Some(near) => format!("did you mean {near} ?"),
+                            None => format!("list it: {}.sinks = {} {name}", settings.agent, sinks.join(" ")),
+                        },
+                    ),
+                };
+                cx.error(SINKS.name(), message, Some(hint));
                 members.push(None);
             }
         }

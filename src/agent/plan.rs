@@ -29,7 +29,8 @@ pub const INTERCEPTORS: Property<Words> = Property::optional(
     "Interceptors in the order they see a batch, separated by blanks.",
 );
 /// Sinks of a group.
-pub const SINKS: Property<Words> = Property::required("sinks", "Sinks of the group, separated by blanks.");
+pub const SINKS: Property<Words> =
+    Property::required("sinks", "Sinks of the group, separated by blanks.").example("k1 k2");
 /// Lanes of a sink or group: our one addition to Flume's properties.
 pub const LANES: Property<Positive> = Property::absent(
     "lanes",

@@ -35,6 +35,7 @@ pub struct Reload {
 }
 
 /// Runs an agent until a signal stops it. Blocks the calling thread, which becomes the control thread.
+/// Warnings about the configuration were said by whoever read it.
 ///
 /// # Errors
 /// See [`AgentError`]. What was opened before the failure is closed again.
@@ -44,9 +45,6 @@ pub fn run(config: AgentConfig, options: Options, reload: Reload) -> Result<(), 
     let (Some(plan), false) = (plan, diagnostics.iter().any(|d| d.severity == Severity::Error)) else {
         return Err(AgentError::Config(diagnostics));
     };
-    for warning in diagnostics {
-        tracing::warn!("{warning}");
-    }
     machine::keep_freed_memory();
     machine::allow_open_files();
     let (engine, why) = choose(options.engine);

@@ -130,6 +130,7 @@ pub fn run(args: AgentArgs, properties: Vec<(String, String)>) -> ExitCode {
         stop_timeout: Duration::from_secs(args.stop_timeout),
         system_properties: flow.system.clone(),
     };
+    diagnostics.sort_by(|a, b| (&a.location, &a.subject).cmp(&(&b.location, &b.subject)));
     for warning in &diagnostics {
         tracing::warn!("{warning}");
     }

@@ -193,8 +193,14 @@ impl<'a> ParseContext<'a> {
             .collect()
     }
     fn read<T: PropertyValue>(&mut self, key: &str, setting: &Setting, example: &str) -> Option<T> {
-        let hint =
-            || (!example.is_empty()).then(|| format!("for example: {} = {example}", self.full_key(key)));
+        let hint = || {
+            match setting.value.contains("${") {
+            true => Some(
+                "the reference in it stands for nothing; name a config filter, or a variable with ${env:NAME}".to_owned(),
+            ),
+            false => (!example.is_empty()).then(|| format!("for example: {} = {example}", self.full_key(key))),
+        }
+        };
         match T::parse(&setting.value) {
             Ok(value) => {
                 if let Some(caution) = T::caution(&setting.value) {

@@ -16,7 +16,8 @@ use crate::io::{LocalBoxFuture, spawn_process};
 const COMMAND: Property<Words> = Property::required(
     "command",
     "Program and arguments, separated by blanks; the key follows as the last argument. Ended after 30 seconds.",
-);
+)
+.example("/etc/flume/secret.sh");
 const CHARSET: Property<Charset> =
     Property::optional("charset", "UTF-8", "Character set of what the command prints.");
 

@@ -20,7 +20,8 @@ const PROVIDER_PATH: Property<CommaList> = Property::required(
     "credential.provider.path",
     "Stores to look in, separated by commas: `localjceks://file/path/to/store.jceks`, `jceks://file/path`, and on a cluster \
      `jceks://hdfs@namenode:8020/path` or `jceks://hdfs/path`, which is on `fs.defaultFS` of `HADOOP_CONF_DIR`.",
-);
+)
+.example("localjceks://file/etc/flume/flow.jceks");
 const PASSWORD_FILE: Property<PathBuf> = Property::absent(
     "credstore.java-keystore-provider.password-file",
     "File with the stores' password; a relative path is looked for in the configuration directory and in \

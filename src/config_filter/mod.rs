@@ -18,7 +18,8 @@ pub mod external;
 pub mod hadoop;
 
 /// Key of the filter's type.
-pub const TYPE: Property<String> = Property::required("type", "Kind of the filter, or its class name.");
+pub const TYPE: Property<String> =
+    Property::required("type", "Kind of the filter, or its class name.").example("env");
 /// What every config filter has.
 pub const COMMON: &[&dyn PropertySpec] = &[&TYPE];
 
@@ -96,7 +97,7 @@ pub async fn apply(
                     let message = format!("refers to {name:?}, which is no config filter of this agent");
                     let agent = &config.name;
                     let hint = match nearest(&name, names.iter().copied()) {
-                        Some(near) => format!("did you mean ${{{near}[{wanted}]}} ?"),
+                        Some(near) => format!("did you mean ${{{near}['{wanted}']}} ?"),
                         None => format!("add: {agent}.configfilters = {name}"),
                     };
                     diagnostics.push(complain(Diagnostic::warning(key, message), hint));

@@ -42,6 +42,10 @@ pub trait InterceptorConfig: Send + Sync {
     fn headers_set(&self) -> Vec<String> {
         Vec::new()
     }
+    /// True if no event has this header behind it.
+    fn removes_header(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// An interceptor of one shard.

@@ -83,6 +83,9 @@ impl InterceptorConfig for RemoveHeader {
     fn open(self: Arc<Self>, _io: Io) -> LocalBoxFuture<'static, Result<Box<dyn Interceptor>, OpenError>> {
         ready(self)
     }
+    fn removes_header(&self, name: &str) -> bool {
+        !self.keeps(name)
+    }
 }
 
 impl RemoveHeader {

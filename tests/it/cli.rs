@@ -91,13 +91,14 @@ fn a_wrong_command_line_ends_with_two() {
 fn compat_starts_what_flume_would_have_started() {
     let (dir, port) = (scratch(), free_port());
     let broken = flow(port).replace("a1.sinks = k1", "a1.sinks = k1 k2 k3")
-        + "a1.sinks.k2.type = logger\na1.sinks.k2.channels = c1\n";
+        + "a1.sinks.k2.type = logger\na1.sinks.k2.channels = c1\na1.channels.c1.capcity = 7\n";
     let agent = Start::new(dir.path(), broken).arg("--compat").started();
     assert_eq!(Client::connect(port).send("hello\n").answer(), "OK");
     let log = agent.log();
     for part in ["a1.sinks.k2.channel", "lists k3", "left out (--compat)"] {
         assert!(log.contains(part), "{part}");
     }
+    assert_eq!(log.matches("a1.channels.c1.capcity = ").count(), 1, "a warning is said once:\n{log}");
     assert_eq!(agent.stop().code(), Some(0));
 }
 

@@ -35,9 +35,14 @@ fn batch_sizes(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
             "a batch of {size} events cannot be {verb} in one transaction of channel {}, whose transactionCapacity is {limit}",
             channel.name
         );
+        let full = |key: &str| channel.settings.full_key(key);
+        let more = match size as u64 > channel.config.capacity() {
+            true => format!("  and  {} = {}", full("capacity"), size * 10),
+            false => String::new(),
+        };
         let hint = format!(
-            "add: {} = {size}  or use a batch size of at most {limit}",
-            channel.settings.full_key("transactionCapacity")
+            "add: {} = {size}{more}  or use a batch size of at most {limit}",
+            full("transactionCapacity")
         );
         diagnostics.push(about(subject, message, written.map(|(_, s)| s), settings, true).hint(hint));
     }
@@ -72,10 +77,19 @@ fn claims(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
                 owners.push((settings, claim));
                 continue;
             };
-            let (what, needle, hint) = match &claim {
-                Claim::Tcp(_, port) => ("TCP port", port.to_string(), "give each its own port"),
-                Claim::Udp(_, port) => ("UDP port", port.to_string(), "give each its own port"),
-                Claim::Path(path) => ("path", path.display().to_string(), "give each its own directory"),
+            let free = |taken: u16| {
+                let is_taken = |port: u16| {
+                    owners.iter().any(|(_, c)| matches!(c, Claim::Tcp(_, p) | Claim::Udp(_, p) if *p == port))
+                };
+                (taken..u16::MAX).find(|port| !is_taken(*port)).map_or(String::new(), |port| port.to_string())
+            };
+            let (what, needle, other) = match &claim {
+                Claim::Tcp(_, port) => ("TCP port", port.to_string(), free(*port)),
+                Claim::Udp(_, port) => ("UDP port", port.to_string(), free(*port)),
+                Claim::Path(path) => {
+                    let shown = path.display().to_string();
+                    ("path", shown.clone(), format!("{}-{}", shown.trim_end_matches('/'), settings.name))
+                }
             };
             let message = if std::ptr::eq(*owner, settings) {
                 format!("uses the {what} {needle} twice")
@@ -86,6 +100,10 @@ fn claims(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
             };
             let written = settings.settings.iter().find(|(_, s)| s.value.contains(&needle));
             let subject = written.map_or_else(|| settings.subject(), |(key, _)| settings.full_key(key));
+            let hint = match written.map(|(_, s)| s.value.replace(&needle, &other)) {
+                Some(value) => format!("give each its own, for example: {subject} = {value}"),
+                None => format!("give each its own, for example: {other}"),
+            };
             diagnostics.push(about(subject, message, written.map(|(_, s)| s), settings, true).hint(hint));
         }
     }
@@ -143,12 +161,7 @@ fn dead_ends(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
                     &channel.settings,
                     false,
                 )
-                .hint(format!(
-                    "add: {}.sinks.k1.{} = {}",
-                    plan.agent,
-                    CHANNEL.name(),
-                    channel.name
-                )),
+                .hint(new_sink(plan, &channel.name)),
             ),
             (false, true) => {
                 for sink in takers {
@@ -156,13 +169,34 @@ fn dead_ends(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
                     let message =
                         format!("no source puts into {}, so this sink gets no new events", channel.name);
                     let setting = sink.settings.settings.get(CHANNEL.name());
-                    let hint =
-                        format!("add: {}.sources.r1.{} = {}", plan.agent, CHANNELS.name(), channel.name);
+                    let hint = match plan.sources.first() {
+                        Some(source) => {
+                            let key = source.settings.full_key(CHANNELS.name());
+                            let names = source.channels.iter().filter_map(|c| plan.channels.get(*c));
+                            let names: Vec<&str> = names.map(|c| &*c.name).chain([&*channel.name]).collect();
+                            format!("for example: {key} = {}", names.join(" "))
+                        }
+                        None => format!(
+                            "add: {}.sources = r1  and  {0}.sources.r1.{} = {}",
+                            plan.agent,
+                            CHANNELS.name(),
+                            channel.name
+                        ),
+                    };
                     diagnostics.push(about(key, message, setting, &sink.settings, false).hint(hint));
                 }
             }
         }
     }
+}
+
+/// The lines of one sink more.
+fn new_sink(plan: &Plan, channel: &str) -> String {
+    let taken: Vec<&str> = plan.runners.iter().flat_map(|r| &r.sinks).map(|s| &*s.name).collect();
+    let name = (1..).map(|n| format!("k{n}")).find(|n| !taken.contains(&n.as_str())).unwrap_or_default();
+    let list = taken.into_iter().chain([name.as_str()]).collect::<Vec<_>>().join(" ");
+    let agent = &plan.agent;
+    format!("add: {agent}.sinks = {list}  and  {agent}.sinks.{name}.{} = {channel}", CHANNEL.name())
 }
 
 #[cfg(test)]

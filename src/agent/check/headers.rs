@@ -30,7 +30,10 @@ pub fn check(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
 /// Headers an event may have when it leaves the source's interceptors; `None` if its client decides.
 fn headers(source: &PlannedSource) -> Option<Vec<String>> {
     let mut names = source.config.headers_set().or_else(|| file_headers(source))?;
-    names.extend(source.interceptors.iter().flat_map(|i| i.headers_set()));
+    for interceptor in &source.interceptors {
+        names.retain(|name| !interceptor.removes_header(name));
+        names.extend(interceptor.headers_set());
+    }
     names.sort();
     names.dedup();
     Some(names)
@@ -71,31 +74,38 @@ fn selector(source: &PlannedSource, diagnostics: &mut Vec<Diagnostic>) {
     if !names.contains(&header.value) {
         let key = source.settings.full_key("selector.header");
         let message = format!("no event of this source has a header {:?}", header.value);
-        diagnostics.push(missing(key, message, header, &header.value, &names, |name| name.to_owned()));
+        let how = how_to_set(source, &header.value);
+        diagnostics.push(missing(key, message, header, &header.value, &names, how, |name| name.to_owned()));
     }
 }
 
 fn escapes(plan: &Plan, sink: &PlannedSink, diagnostics: &mut Vec<Diagnostic>) {
     let feeding: Vec<&PlannedSource> =
         plan.sources.iter().filter(|s| s.channels.contains(&sink.channel)).collect();
-    // If one source's clients decide, any header may come.
-    let Some(sets) = feeding.iter().map(|s| headers(s)).collect::<Option<Vec<_>>>() else { return };
-    if sets.is_empty() {
+    let each: Vec<(&PlannedSource, Option<Vec<String>>)> =
+        feeding.into_iter().map(|source| (source, headers(source))).collect();
+    // Where clients decide, any header may come.
+    let known: Vec<(&PlannedSource, Vec<String>)> =
+        each.iter().filter_map(|(source, names)| Some((*source, names.clone()?))).collect();
+    if known.is_empty() {
         return;
     }
+    let all_known = known.len() == each.len();
+    let (feeding, sets): (Vec<&PlannedSource>, Vec<Vec<String>>) = known.into_iter().unzip();
     schema(sink, &feeding, &sets, diagnostics);
     for (key, clock) in ESCAPED {
         let declared = sink.entry.properties.iter().any(|p| p.name() == key);
         let Some(setting) = sink.settings.settings.get(key).filter(|_| declared) else { continue };
         let Ok(template) = Template::new(&setting.value) else { continue };
         for header in template.headers() {
-            if !sets.iter().any(|names| names.iter().any(|n| n == header)) {
+            if all_known && !sets.iter().any(|names| names.iter().any(|n| n == header)) {
                 let message = format!("no event has a header {header:?}, so %{{{header}}} is always empty");
                 let mut names: Vec<String> = sets.concat();
                 names.sort();
                 names.dedup();
                 let full = sink.settings.full_key(key);
-                diagnostics.push(missing(full, message, setting, header, &names, |name| {
+                let how = feeding.first().map_or_else(String::new, |source| how_to_set(source, header));
+                diagnostics.push(missing(full, message, setting, header, &names, how, |name| {
                     setting.value.replace(&format!("%{{{header}}}"), &format!("%{{{name}}}"))
                 }));
             }
@@ -115,10 +125,14 @@ fn escapes(plan: &Plan, sink: &PlannedSink, diagnostics: &mut Vec<Diagnostic>) {
                     "needs the time of an event, and events of {} have no header \"timestamp\"",
                     without.join(", ")
                 );
-                let interceptor = format!("{}.sources.{first}.interceptors", plan.agent);
-                let mut hint = format!("add: {interceptor} = i1 and {interceptor}.i1.type = timestamp");
+                let source = feeding.iter().find(|source| *source.name == **first);
+                let mut hint = source.map_or_else(String::new, |source| how_to_set(source, TIMESTAMP));
                 if let Some(switch) = clock {
-                    hint = format!("add: {} = true  or  {}", sink.settings.full_key(switch), &hint[5..]);
+                    hint = format!(
+                        "add: {} = true  or  {}",
+                        sink.settings.full_key(switch),
+                        hint.trim_start_matches("add: ")
+                    );
                 }
                 diagnostics.push(
                     Diagnostic::warning(sink.settings.full_key(key), message)
@@ -169,6 +183,44 @@ fn schema(
     );
 }
 
+/// The lines that make a source's events have a header.
+fn how_to_set(source: &PlannedSource, header: &str) -> String {
+    let declares = |name: &str| source.entry.properties.iter().any(|p| p.name() == name);
+    let lower = header.to_ascii_lowercase();
+    let own = match lower.as_str() {
+        "basename" | "filename" | "file_name" if declares("basenameHeader") => {
+            Some(("basenameHeader", "basenameHeaderKey", "basename"))
+        }
+        "file" | "path" | "filepath" if declares("fileHeader") => {
+            Some(("fileHeader", "fileHeaderKey", "file"))
+        }
+        _ => None,
+    };
+    let full = |key: &str| source.settings.full_key(key);
+    if let Some((switch, key, usual)) = own {
+        let named = if header == usual { String::new() } else { format!("  and  {} = {header}", full(key)) };
+        return format!("add: {} = true{named}", full(switch));
+    }
+    // Behind those the source has, under a name that is free.
+    let list = source.settings.settings.get("interceptors").map_or("", |s| s.value.as_str());
+    let taken: Vec<&str> = list.split_whitespace().collect();
+    let name = (1..).map(|n| format!("i{n}")).find(|n| !taken.contains(&n.as_str())).unwrap_or_default();
+    let list = taken.into_iter().chain([name.as_str()]).collect::<Vec<_>>().join(" ");
+    let kind = match header {
+        "host" => "host".to_owned(),
+        TIMESTAMP => "timestamp".to_owned(),
+        _ => format!(
+            "static  and  {0}.key = {header}  and  {0}.value = …, or a regex_extractor",
+            full(&format!("interceptors.{name}"))
+        ),
+    };
+    format!(
+        "add: {} = {list}  and  {} = {kind}",
+        full("interceptors"),
+        full(&format!("interceptors.{name}.type"))
+    )
+}
+
 /// The warning for a header nobody sets, with the one that was probably meant.
 fn missing(
     key: String,
@@ -176,6 +228,7 @@ fn missing(
     setting: &Setting,
     header: &str,
     names: &[String],
+    how: String,
     corrected: impl Fn(&str) -> String,
 ) -> Diagnostic {
     // What interceptors add for everybody is seldom what was meant.
@@ -187,10 +240,8 @@ fn missing(
     };
     let hint = match nearest(header, own.iter().copied()).or(only) {
         Some(name) => format!("did you mean {key} = {} ?", corrected(name)),
-        None if names.is_empty() => {
-            format!("no header is set on the way; an interceptor could set {header}")
-        }
-        None => format!("headers set on the way: {}", names.join(", ")),
+        None if names.is_empty() => format!("no header is set on the way; {how}"),
+        None => format!("headers set on the way: {}; {how}", names.join(", ")),
     };
     Diagnostic::warning(key, message).value(&setting.value).at(Some(setting.location.clone())).hint(hint)
 }

@@ -3,6 +3,8 @@
 //! Pure, like the rest of the compilation. [`keys`] looks at the text alone and so works on broken flows
 //! too; everything else looks at a compiled plan.
 
+#[cfg(test)]
+mod combinations;
 mod graph;
 mod headers;
 mod keys;
@@ -24,16 +26,26 @@ pub fn plan(plan: &Plan, diagnostics: &mut Vec<Diagnostic>) {
 pub(super) mod tests {
     use crate::agent::compile::compile;
     use crate::config::model::AgentConfig;
-    use crate::config::{Specs, properties};
+    use crate::config::{Diagnostic, Specs, properties};
     use crate::registry;
 
     /// Everything that is said about a flow, sorted as `check` sorts it.
     pub fn complaints(flow: &str) -> String {
         let entries = properties::parse("flow.properties", flow.as_bytes()).unwrap();
         let mut diagnostics = Vec::new();
-        if let Some(config) = AgentConfig::read("a1", &entries, &mut diagnostics) {
-            compile(&config, &mut diagnostics);
+        match AgentConfig::read("a1", &entries, &mut diagnostics) {
+            Some(config) => complaints_of(&config, diagnostics),
+            None => shown(diagnostics),
         }
+    }
+
+    /// The same, of a flow that was read already, with what was said then.
+    pub fn complaints_of(config: &AgentConfig, mut diagnostics: Vec<Diagnostic>) -> String {
+        compile(config, &mut diagnostics);
+        shown(diagnostics)
+    }
+
+    fn shown(mut diagnostics: Vec<Diagnostic>) -> String {
         diagnostics.sort_by(|a, b| (&a.location, &a.subject).cmp(&(&b.location, &b.subject)));
         diagnostics.iter().map(|d| format!("{d}\n\n")).collect()
     }
