@@ -1,5 +1,5 @@
-//! Two agents and the hop between them, under load: either is killed with `kill -9`, or the link is cut. What
-//! the first was told OK for must arrive at the end of the second, in order, and what arrives twice is counted.
+//! Two agents and the hop between them, under load from sockets and from a log that rotates: either is killed with `kill -9`, or the link is cut. What
+//! the first was told OK for, and every line of the log, must arrive at the end of the second, in order, and what arrives twice is counted.
 //!
 //! `scripts/crash-test hop` makes it longer (`MILLRACE_HOP_ROUNDS`). Cutting needs the right to make network
 //! namespaces; without it that test is skipped, or fails where `REQUIRE_PEERS=1` asks for it.
@@ -45,17 +45,26 @@ impl First {
     fn start(&self, compression: &str) -> Agent {
         let (host, port) = &self.target;
         let flow = format!(
-            "{}a1.sources = r1\na1.sources.r1.type = netcat\na1.sources.r1.bind = 127.0.0.1\na1.sources.r1.port = {}\n\
-             a1.sources.r1.channels = c1\na1.sinks = k1\na1.sinks.k1.type = avro\na1.sinks.k1.channel = c1\n\
+            "{}a1.sources = r1 r2\na1.sources.r1.type = netcat\na1.sources.r1.bind = 127.0.0.1\na1.sources.r1.port = {}\n\
+             a1.sources.r1.channels = c1\na1.sources.r2.type = TAILDIR\na1.sources.r2.channels = c1\n\
+             a1.sources.r2.filegroups = f1\na1.sources.r2.filegroups.f1 = {}/app.*\n\
+             a1.sources.r2.positionFile = {}/positions.json\na1.sinks = k1\na1.sinks.k1.type = avro\na1.sinks.k1.channel = c1\n\
              a1.sinks.k1.hostname = {host}\na1.sinks.k1.port = {port}\na1.sinks.k1.compression-type = {compression}\n\
              a1.sinks.k1.connect-timeout = 1000\na1.sinks.k1.request-timeout = 1000\n",
             file_channel(self.dir.path()),
             self.netcat,
+            self.logs().display(),
+            self.dir.path().display(),
         );
+        std::fs::create_dir_all(self.logs()).expect("a directory of logs");
         Start::new(self.dir.path(), flow)
             .arg("-Dflume.monitoring.type=http")
             .arg(format!("-Dflume.monitoring.port={}", self.monitoring))
             .started()
+    }
+    /// What its TAILDIR source reads.
+    fn logs(&self) -> PathBuf {
+        self.dir.path().join("logs")
     }
 }
 
@@ -148,6 +157,55 @@ fn send(mut stream: TcpStream, name: &str, stop: &AtomicBool) -> u64 {
     reader.join().expect("the answers")
 }
 
+/// Lines of a log file before it is renamed and a new one begun.
+const LOG_LINES: u64 = 3000;
+
+/// An application that writes its log all the time, whether an agent reads it or not.
+struct Application {
+    stop: Arc<AtomicBool>,
+    writer: thread::JoinHandle<HashMap<String, u64>>,
+}
+
+impl Application {
+    fn start(logs: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        std::fs::create_dir_all(&logs).expect("a directory of logs");
+        Self { stop, writer: thread::spawn(move || write_logs(&logs, &stopped)) }
+    }
+    /// Ends it and notes how many lines each file has.
+    fn end(self, written: &mut HashMap<String, u64>) {
+        self.stop.store(true, Ordering::Relaxed);
+        written.extend(self.writer.join().expect("the application"));
+    }
+}
+
+/// Writes `app.log` until told to stop, and renames it each time it is full.
+fn write_logs(logs: &Path, stop: &AtomicBool) -> HashMap<String, u64> {
+    let mut written = HashMap::new();
+    let (current, start) = (logs.join("app.log"), Instant::now());
+    let mut total = 0;
+    for generation in 0.. {
+        let name = format!("log{generation}");
+        let mut file = std::fs::File::create_new(&current).expect("a log");
+        let mut number = 0;
+        while number < LOG_LINES && !stop.load(Ordering::Relaxed) {
+            let due = start + Duration::from_millis(total * 1000 / RATE);
+            thread::park_timeout(due.saturating_duration_since(Instant::now()));
+            let chunk: String = (0..40).map(|i| line(&name, number + i)).collect();
+            file.write_all(chunk.as_bytes()).expect("a write to the log");
+            number += 40;
+            total += 40;
+        }
+        written.insert(name, number);
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        std::fs::rename(&current, logs.join(format!("app.log.{generation}"))).expect("a rotation");
+    }
+    written
+}
+
 /// What has arrived: complete lines in the order of the files. A line that a kill tore can only be the last of
 /// its file.
 fn arrived(out: &Path) -> Vec<String> {
@@ -211,6 +269,7 @@ fn kill_either_side_of_a_hop() {
     let mut receiver = second.start();
     let mut sender = first.start("zstd");
     let mut load = Load::start(first.netcat, "r0");
+    let application = Application::start(first.logs());
     let mut kills = [0u64; 2];
     for round in 0..rounds {
         thread::park_timeout(Duration::from_millis(300 + random.below(900)));
@@ -235,6 +294,11 @@ fn kill_either_side_of_a_hop() {
     }
     thread::park_timeout(Duration::from_millis(500));
     load.end(&mut answered);
+    let mut written = HashMap::new();
+    application.end(&mut written);
+    let (told, logged): (u64, u64) = (answered.values().sum(), written.values().sum());
+    assert!(told > 0, "nothing was answered: the test shows nothing");
+    answered.extend(written);
     wait_for(&answered, &second.out());
     assert_eq!(sender.stop().code(), Some(0), "a clean stop of the first");
     assert_eq!(receiver.stop().code(), Some(0), "a clean stop of the second");
@@ -246,8 +310,7 @@ fn kill_either_side_of_a_hop() {
     // What was taken is noted in every frame put, so that under load nothing more comes again.
     let most = (kills[0] + kills[1]) * WINDOW_BYTES / LINE_BYTES as u64;
     eprintln!(
-        "{} lines answered, {} arrived, {duplicates} of them again (at most {most}); killed: first {}, second {}",
-        answered.values().sum::<u64>(),
+        "{told} lines answered, {logged} in log files, {} arrived, {duplicates} of them again (at most {most}); killed: first {}, second {}",
         lines.len(),
         kills[0],
         kills[1]
