@@ -15,8 +15,10 @@ use crate::codec::avro::protocol::Offer;
 use crate::codec::avro::session::{Answer, AvroClient};
 use crate::codec::thrift::message::{ThriftClient, Wire};
 use crate::component::OpenError;
+use crate::config::kerberos::ClientKerberos;
 use crate::config::tls::ClientTls;
 use crate::event::EventBatch;
+use crate::io::kerberos;
 use crate::io::tls::Connector;
 use crate::io::zlib::ZlibStream;
 use crate::io::{Io, Stream};
@@ -101,6 +103,8 @@ pub struct RpcConfig {
     pub speech: Speech,
     /// TLS.
     pub tls: Option<ClientTls>,
+    /// Kerberos, within TLS.
+    pub kerberos: Option<ClientKerberos>,
 }
 
 /// Why a call was not delivered.
@@ -159,6 +163,7 @@ pub struct RpcClient {
     name: Arc<str>,
     config: Arc<RpcConfig>,
     tls: Option<Connector>,
+    kerberos: Option<kerberos::Connector>,
     counters: Arc<SinkCounters>,
     hosts: Vec<Host>,
     /// The host in use, or tried next.
@@ -183,6 +188,10 @@ impl RpcClient {
             Some(tls) => Some(Connector::open(&io, tls).await?),
             None => None,
         };
+        let kerberos = match &config.kerberos {
+            Some(settings) => Some(kerberos::Connector::open(&io, &name, settings).await?),
+            None => None,
+        };
         let hosts = config.hosts.iter().cloned();
         let hosts = hosts.map(|endpoint| Host {
             endpoint,
@@ -196,6 +205,7 @@ impl RpcClient {
             name,
             config,
             tls,
+            kerberos,
             counters,
             hosts,
             current: 0,
@@ -261,7 +271,8 @@ impl RpcClient {
             if host.connection.is_some() {
                 return Ok(());
             }
-            let connecting = open(&self.io, &host.endpoint, &self.config, self.tls.as_ref());
+            let connecting =
+                open(&self.io, &host.endpoint, &self.config, self.tls.as_ref(), self.kerberos.as_ref());
             let opened = tokio::select! {
                 opened = connecting => opened,
                 () = self.io.sleep(self.config.connect_timeout) => Err(io::Error::new(
@@ -507,6 +518,7 @@ async fn open(
     endpoint: &Endpoint,
     config: &RpcConfig,
     tls: Option<&Connector>,
+    kerberos: Option<&kerberos::Connector>,
 ) -> io::Result<Box<dyn Stream>> {
     let addresses = io.resolve(&endpoint.host, endpoint.port).await?;
     let mut connected = Err(io::Error::new(io::ErrorKind::NotFound, "the host name has no address"));
@@ -527,9 +539,13 @@ async fn open(
             None => stream,
         }
     };
-    match tls {
-        None => Ok(zlib(stream)),
-        Some(tls) if tls_outside => Ok(zlib(tls.connect(&endpoint.host, stream).await?)),
-        Some(tls) => tls.connect(&endpoint.host, zlib(stream)).await,
+    let stream = match tls {
+        None => zlib(stream),
+        Some(tls) if tls_outside => zlib(tls.connect(&endpoint.host, stream).await?),
+        Some(tls) => tls.connect(&endpoint.host, zlib(stream)).await?,
+    };
+    match kerberos {
+        None => Ok(stream),
+        Some(kerberos) => kerberos.connect(&endpoint.host, stream).await,
     }
 }

@@ -4,6 +4,7 @@
 pub mod context;
 pub mod diagnostic;
 pub mod globals;
+pub mod kerberos;
 pub mod model;
 pub mod nearest;
 pub mod properties;

@@ -25,6 +25,8 @@ mod claim;
 mod deal;
 #[cfg(feature = "glommio")]
 mod dma;
+mod gssapi;
+pub mod kerberos;
 mod kernel;
 pub mod machine;
 mod mmap;

@@ -193,6 +193,7 @@ pub fn parse(
         reset_interval: (reset > 0).then(|| Duration::from_secs(reset)),
         speech: speech?,
         tls: tls?,
+        kerberos: None,
     })
 }
 

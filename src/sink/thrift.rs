@@ -8,30 +8,13 @@ use super::rpc::{self, RpcSink};
 use super::{Lanes, OpenError, Sink, SinkConfig, SinkContext, SinkEntry};
 use crate::client::rpc::{RpcConfig, Speech};
 use crate::codec::thrift::value::Wire;
-use crate::config::{ParseContext, Property, PropertySpec, tls};
+use crate::config::{ParseContext, Property, PropertySpec, kerberos, tls};
 use crate::io::LocalBoxFuture;
 
 const PROTOCOL: Property<String> = Property::optional(
     "protocol",
     "compact",
     "Encoding: compact or binary. Anything else counts as compact, as in Flume.",
-);
-const KERBEROS: Property<bool> = Property::optional(
-    "kerberos",
-    "false",
-    "Only false: Kerberos is refused at the start and not passed over in silence.",
-);
-const CLIENT_PRINCIPAL: Property<String> = Property::absent(
-    "client-principal",
-    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
-);
-const CLIENT_KEYTAB: Property<String> = Property::absent(
-    "client-keytab",
-    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
-);
-const SERVER_PRINCIPAL: Property<String> = Property::absent(
-    "server-principal",
-    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
 );
 const MAX_CONNECTIONS: Property<u32> = Property::absent(
     "maxConnections",
@@ -47,10 +30,10 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &rpc::REQUEST_TIMEOUT,
     &rpc::RESET_INTERVAL,
     &PROTOCOL,
-    &KERBEROS,
-    &CLIENT_PRINCIPAL,
-    &CLIENT_KEYTAB,
-    &SERVER_PRINCIPAL,
+    &kerberos::KERBEROS,
+    &kerberos::CLIENT_PRINCIPAL,
+    &kerberos::CLIENT_KEYTAB,
+    &kerberos::SERVER_PRINCIPAL,
     &MAX_CONNECTIONS,
     &rpc::CLIENT_TYPE,
     &rpc::HOSTS,
@@ -84,14 +67,7 @@ pub const ENTRY: SinkEntry = SinkEntry {
 pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SinkConfig>> {
     let protocol = cx.get(&PROTOCOL)?;
     let _ = cx.get_opt(&MAX_CONNECTIONS);
-    if cx.get(&KERBEROS)? {
-        cx.error(
-            "kerberos",
-            "is not supported by this release",
-            Some("use ssl = true, or remove kerberos".to_owned()),
-        );
-        return None;
-    }
+    let kerberos = kerberos::parse_client(cx);
     let wire = match protocol.as_str() {
         "binary" => Wire::Binary,
         other => {
@@ -105,6 +81,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SinkConfig>> {
     };
     let tls = tls::parse_client(cx);
     let config = rpc::parse(cx, Some(Speech::Thrift(wire)), tls)?;
+    let config = RpcConfig { kerberos: kerberos?, ..config };
     Some(Arc::new(ThriftConfig(Arc::new(config))))
 }
 
@@ -132,7 +109,22 @@ mod tests {
     fn properties() {
         for (lines, complaint) in [
             ("port = 4141", "hostname"),
-            ("hostname = h\nport = 1\nkerberos = true", "not supported"),
+            (
+                "hostname = h\nport = 1\nkerberos = true\nclient-keytab = /k\nserver-principal = s/h@R",
+                "client-principal",
+            ),
+            (
+                "hostname = h\nport = 1\nkerberos = true\nclient-principal = c@R\nserver-principal = s/h@R",
+                "client-keytab",
+            ),
+            (
+                "hostname = h\nport = 1\nkerberos = true\nclient-principal = c@R\nclient-keytab = /k",
+                "server-principal",
+            ),
+            (
+                "hostname = h\nport = 1\nkerberos = true\nclient-principal = c@R\nclient-keytab = /k\nserver-principal = s@R",
+                "service/host@REALM",
+            ),
             ("hostname = h\nport = x", "not a port"),
         ] {
             let (config, complaints) = testing::parse(Kind::Sink, lines, parse);

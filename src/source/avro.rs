@@ -138,7 +138,7 @@ impl SourceConfig for AvroConfig {
         Box::pin(async move {
             let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
-            let layers = Layers { tls, zlib: self.deflate };
+            let layers = Layers { tls, zlib: self.deflate, kerberos: None };
             let limit = self.frame_bytes_max;
             let session = Box::new(move || Box::new(AvroServer::new(limit)) as _);
             Ok(Box::new(RpcSource::new(cx, listener, layers, self.filter.clone(), session))

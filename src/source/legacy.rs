@@ -88,7 +88,7 @@ impl SourceConfig for LegacyConfig {
             } else {
                 Box::new(move || Box::new(OldAvroServer::new(CALL_BYTES_MAX, known.clone())))
             };
-            let layers = Layers { tls: None, zlib: false };
+            let layers = Layers { tls: None, zlib: false, kerberos: None };
             Ok(Box::new(RpcSource::new(cx, listener, layers, None, session)) as Box<dyn Source>)
         })
     }

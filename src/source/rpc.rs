@@ -24,6 +24,7 @@ use super::{Source, SourceContext, SourceError};
 use crate::channel::ChannelError;
 use crate::codec::rpc::{Inbound, Method, Outcome, ServerSession, Ticket};
 use crate::event::EventBatch;
+use crate::io::kerberos;
 use crate::io::stop::{Phase, Stop};
 use crate::io::tls::Acceptor;
 use crate::io::zlib::ZlibStream;
@@ -51,14 +52,24 @@ const ZLIB_LEVEL: u32 = 6;
 pub struct Layers {
     /// TLS.
     pub tls: Option<Acceptor>,
+    /// Kerberos, within TLS.
+    pub kerberos: Option<kerberos::Acceptor>,
     /// zlib, in both directions.
     pub zlib: bool,
 }
 
 impl Layers {
-    /// Wraps an accepted stream. With both layers the first byte tells which is outside: Flume 1.10 and
+    /// Wraps an accepted stream; with Kerberos also says who is there. With TLS and zlib the first byte tells which is outside: Flume 1.10 and
     /// later put zlib there, earlier releases TLS.
-    async fn wrap(&self, mut stream: Box<dyn Stream>) -> io::Result<Box<dyn Stream>> {
+    async fn wrap(&self, stream: Box<dyn Stream>) -> io::Result<(Box<dyn Stream>, Option<String>)> {
+        let stream = self.wrap_bytes(stream).await?;
+        match &self.kerberos {
+            None => Ok((stream, None)),
+            Some(kerberos) => kerberos.accept(stream).await.map(|(stream, who)| (stream, Some(who))),
+        }
+    }
+
+    async fn wrap_bytes(&self, mut stream: Box<dyn Stream>) -> io::Result<Box<dyn Stream>> {
         let Some(tls) = &self.tls else {
             return Ok(if self.zlib { zlib(stream) } else { stream });
         };
@@ -177,6 +188,9 @@ impl Source for RpcSource {
         if self.shared.layers.zlib {
             text.push_str(", deflate");
         }
+        if self.shared.layers.kerberos.is_some() {
+            text.push_str(", Kerberos");
+        }
         text
     }
 }
@@ -194,9 +208,15 @@ impl Shared {
             () = stop.requested() => return,
         };
         let stream = match wrapped {
-            Ok(stream) => stream,
+            Ok((stream, None)) => stream,
+            Ok((stream, Some(principal))) => {
+                tracing::info!(%source, %peer, %principal, "connected");
+                stream
+            }
             Err(error) => {
-                tracing::warn!(%source, %peer, %error, "connection closed: TLS handshake failed");
+                let failed =
+                    if self.layers.kerberos.is_some() { "handshake failed" } else { "TLS handshake failed" };
+                tracing::warn!(%source, %peer, %error, "connection closed: {failed}");
                 return;
             }
         };

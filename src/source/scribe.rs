@@ -70,7 +70,7 @@ impl SourceConfig for ScribeConfig {
             let listener = net::listen(&cx.io, BIND, self.port).await?;
             let limit = self.frame_bytes_max;
             let session = Box::new(move || Box::new(ScribeServer::new(limit)) as _);
-            let layers = Layers { tls: None, zlib: false };
+            let layers = Layers { tls: None, zlib: false, kerberos: None };
             Ok(Box::new(RpcSource::new(cx, listener, layers, None, session)) as Box<dyn Source>)
         })
     }

@@ -9,9 +9,11 @@ use super::rpc::{Layers, RpcSource};
 use super::{Claim, OpenError, Placement, Source, SourceConfig, SourceContext, SourceEntry, net};
 use crate::codec::thrift::message::ThriftServer;
 use crate::codec::thrift::value::Wire;
+use crate::config::kerberos::{self, ServerKerberos};
 use crate::config::tls::{self, ServerTls};
 use crate::config::{ParseContext, Port, Property, PropertySpec};
 use crate::io::LocalBoxFuture;
+use crate::io::kerberos as io_kerberos;
 use crate::io::tls::Acceptor;
 
 const BIND: Property<String> =
@@ -22,19 +24,6 @@ const THREADS: Property<u32> = Property::absent(
     "Accepted and not needed: every shard serves its connections on its own core.",
 );
 const PROTOCOL: Property<String> = Property::optional("protocol", "compact", "Encoding: compact or binary.");
-const KERBEROS: Property<bool> = Property::optional(
-    "kerberos",
-    "false",
-    "Only false: Kerberos is refused at the start and not passed over in silence.",
-);
-const AGENT_PRINCIPAL: Property<String> = Property::absent(
-    "agent-principal",
-    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
-);
-const AGENT_KEYTAB: Property<String> = Property::absent(
-    "agent-keytab",
-    "Of `kerberos = true`, which is refused; without it of no effect, as in Flume.",
-);
 const MAX_FRAME_SIZE: Property<u32> = Property::optional(
     "max-frame-size",
     "67108864",
@@ -47,9 +36,9 @@ pub const PROPERTIES: &[&dyn PropertySpec] = &[
     &PORT,
     &THREADS,
     &PROTOCOL,
-    &KERBEROS,
-    &AGENT_PRINCIPAL,
-    &AGENT_KEYTAB,
+    &kerberos::KERBEROS,
+    &kerberos::AGENT_PRINCIPAL,
+    &kerberos::AGENT_KEYTAB,
     &MAX_FRAME_SIZE,
     &tls::SSL,
     &tls::KEYSTORE,
@@ -77,6 +66,7 @@ struct ThriftConfig {
     wire: Wire,
     frame_bytes_max: usize,
     tls: Option<ServerTls>,
+    kerberos: Option<ServerKerberos>,
 }
 
 /// Reads the settings of a thrift source.
@@ -102,14 +92,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
         cx.error("max-frame-size", "not a size from 1048576 to 1073741824", None);
         return None;
     }
-    if cx.get(&KERBEROS)? {
-        cx.error(
-            "kerberos",
-            "is not supported by this release",
-            Some("use ssl = true, or remove kerberos".to_owned()),
-        );
-        return None;
-    }
+    let kerberos = kerberos::parse_server(cx);
     let tls = tls::parse_server(cx);
     Some(Arc::new(ThriftConfig {
         bind: bind?,
@@ -117,6 +100,7 @@ pub fn parse(cx: &mut ParseContext<'_>) -> Option<Arc<dyn SourceConfig>> {
         wire,
         frame_bytes_max: frame_bytes_max as usize,
         tls: tls?,
+        kerberos: kerberos?,
     }))
 }
 
@@ -130,10 +114,14 @@ impl SourceConfig for ThriftConfig {
     ) -> LocalBoxFuture<'static, Result<Box<dyn Source>, OpenError>> {
         Box::pin(async move {
             let tls = Acceptor::open_if(&cx.io, self.tls.as_ref()).await?;
+            let kerberos = match &self.kerberos {
+                Some(settings) => Some(io_kerberos::Acceptor::open(&cx.io, settings).await?),
+                None => None,
+            };
             let listener = net::listen(&cx.io, &self.bind, self.port).await?;
             let (wire, limit) = (self.wire, self.frame_bytes_max);
             let session = Box::new(move || Box::new(ThriftServer::new(wire, limit)) as _);
-            let layers = Layers { tls, zlib: false };
+            let layers = Layers { tls, zlib: false, kerberos };
             Ok(Box::new(RpcSource::new(cx, listener, layers, None, session)) as Box<dyn Source>)
         })
     }
@@ -151,7 +139,16 @@ mod tests {
             ("port = 4141", "bind"),
             ("bind = h\nport = 70000", "not a port"),
             ("bind = h\nport = 1\nprotocol = json", "compact or binary"),
-            ("bind = h\nport = 1\nkerberos = true", "not supported"),
+            ("bind = h\nport = 1\nkerberos = true\nagent-keytab = /k", "agent-principal"),
+            ("bind = h\nport = 1\nkerberos = true\nagent-principal = flume/h@R", "agent-keytab"),
+            (
+                "bind = h\nport = 1\nkerberos = true\nagent-keytab = /k\nagent-principal = flume@R",
+                "service/host@REALM",
+            ),
+            (
+                "bind = h\nport = 1\nkerberos = true\nagent-keytab = /k\nagent-principal = flume/h@R@S",
+                "service/host@REALM",
+            ),
             ("bind = h\nport = 1\nssl = true", "keystore"),
             ("bind = h\nport = 1\nmax-frame-size = 1", "1048576"),
         ] {

@@ -29,6 +29,11 @@ pub fn require_flume(release: &str) -> Option<PathBuf> {
     fetched("flume", release, missing_java())
 }
 
+/// The script of a key distribution centre, as [`require_peer`].
+pub fn require_kerberos() -> Option<PathBuf> {
+    fetched("kerberos", "", None)
+}
+
 /// The start script of nginx, as [`require_peer`]; Debian's package is fetched if nginx is not installed.
 pub fn require_nginx() -> Option<PathBuf> {
     fetched("nginx", "", None)

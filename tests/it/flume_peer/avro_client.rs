@@ -93,7 +93,7 @@ fn our_avro_client_delivers_to_flume() {
         let mut flow = Flow::new("f1");
         flow.into_files("one", &listening("avro", one, ""), &outs.0);
         flow.into_files("two", &listening("avro", two, ""), &outs.1);
-        let flume = Flume::start(&script, release, dir.path(), &flow.text(), &[], &[one, two]);
+        let flume = Flume::start(&script, release, dir.path(), &flow.text(), None, &[one, two]);
         let calls = calls(dir.path(), one, two);
         calls.run(|| {
             let mut command = flume_ng();

@@ -4,6 +4,7 @@ mod avro_client;
 mod clients;
 mod containers;
 mod hops;
+mod kerberos;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -52,14 +53,21 @@ impl Drop for Flume {
 
 impl Flume {
     /// Starts agent `f1` of a release and waits until it listens.
-    fn start(script: &Path, release: &str, dir: &Path, flow: &str, options: &[&str], ports: &[u16]) -> Self {
+    fn start(
+        script: &Path,
+        release: &str,
+        dir: &Path,
+        flow: &str,
+        kerberos: Option<&str>,
+        ports: &[u16],
+    ) -> Self {
         let (conf, log) = (dir.join("flume.conf"), dir.join("flume.log"));
         fs::write(&conf, flow).unwrap();
         let child = Command::new(script)
             .env("FLUME_RELEASE", release)
             .args(["agent", "-n", "f1", "-f"])
             .arg(&conf)
-            .args(options)
+            .envs(kerberos.map(|conf| ("FLUME_KERBEROS", conf)))
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
@@ -254,7 +262,7 @@ impl Exchange {
             start = start.env(key, value);
         }
         let ours = start.started();
-        let theirs = Flume::start(script, release, dir, &theirs.text(), run.options, &awaited);
+        let theirs = Flume::start(script, release, dir, &theirs.text(), run.kerberos, &awaited);
         for port in [to_us_port, to_them_port] {
             let mut client = Client::connect(port);
             for i in 0..EVENTS {
@@ -283,8 +291,8 @@ impl Exchange {
 struct Run<'a> {
     /// Environment of ours.
     env: &'a [(&'a str, &'a str)],
-    /// JVM options of theirs.
-    options: &'a [&'a str],
+    /// Kerberos' configuration for theirs.
+    kerberos: Option<&'a str>,
 }
 
 /// Runs a command of the peer's to its end.
