@@ -28,17 +28,20 @@ fn on_kernel<F: Future<Output = ()>>(kind: EngineKind, test: impl FnOnce(Io, Pat
 macro_rules! suite {
     ($($name:ident),* $(,)?) => {
         mod portable {
-            $(#[test] fn $name() { super::on_kernel(super::EngineKind::Portable, super::$name); })*
+            $(#[test] fn $name() { crate::channel::file::tests::on_kernel(crate::io::EngineKind::Portable, super::$name); })*
         }
         mod uring {
-            $(#[test] fn $name() { super::on_kernel(super::EngineKind::Uring, super::$name); })*
+            $(#[test] fn $name() { crate::channel::file::tests::on_kernel(crate::io::EngineKind::Uring, super::$name); })*
         }
         #[cfg(feature = "glommio")]
         mod glommio {
-            $(#[test] fn $name() { super::on_kernel(super::EngineKind::Glommio, super::$name); })*
+            $(#[test] fn $name() { crate::channel::file::tests::on_kernel(crate::io::EngineKind::Glommio, super::$name); })*
         }
     };
 }
+
+mod encryption;
+mod marks;
 
 suite!(
     events_survive_a_crash,
@@ -49,7 +52,6 @@ suite!(
     large_transactions_are_whole,
     a_full_channel_refuses,
     a_transaction_has_a_limit,
-    marks_survive,
     a_second_owner_is_refused,
     left_over_logs_are_drained_and_removed,
     a_backlog_is_read_from_disk,
@@ -58,10 +60,7 @@ suite!(
     a_torn_tail_is_cut,
     damage_stops_or_is_skipped,
     an_abandoned_take_goes_back,
-    encrypted_logs_need_their_key,
     a_smaller_capacity_after_a_restart,
-    a_deleted_mark_stays_deleted,
-    a_mark_deleted_on_another_shard_stays_deleted,
     counters_of_the_file_channel,
 );
 
@@ -312,40 +311,6 @@ async fn a_transaction_has_a_limit(io: Io, directory: PathBuf) {
 
 fn source_mark(key: &'static str, value: &str) -> SourceMark {
     SourceMark { source: "r1".into(), key: key.into(), value: value.to_owned().into() }
-}
-
-async fn marks_survive(io: Io, directory: PathBuf) {
-    let channel = open(&io, &directory, "").await;
-    for i in 0..50 {
-        let mut batch = lines(i, i + 1);
-        batch.set_mark(source_mark("a", &i.to_string()));
-        batch.set_mark(SourceMark { source: "r2".into(), ..source_mark("a", "x") });
-        put(&channel, batch).await.unwrap();
-    }
-    let mut nothing = EventBatch::default();
-    nothing.set_mark(source_mark("b", "7"));
-    nothing.set_mark(source_mark("c", "8"));
-    put(&channel, nothing).await.unwrap();
-    let mut nothing = EventBatch::default();
-    nothing.set_mark(source_mark("c", ""));
-    put(&channel, nothing).await.unwrap();
-    let sorted = |channel: &FileChannel| {
-        let mut marks = channel.marks("r1");
-        marks.sort_by(|a, b| a.key.cmp(&b.key));
-        marks
-    };
-    let marks = [source_mark("a", "49"), source_mark("b", "7")];
-    assert_eq!(sorted(&channel), marks);
-    crash(&io, channel).await;
-    for _ in 0..3 {
-        let channel = open(&io, &directory, "").await;
-        assert_eq!(sorted(&channel), marks);
-        assert_eq!(channel.marks("r2").len(), 1);
-        testing::drain(&*channel).await;
-        put(&channel, lines(0, 1)).await.unwrap();
-        testing::drain(&*channel).await;
-        channel.close().await;
-    }
 }
 
 async fn a_second_owner_is_refused(io: Io, directory: PathBuf) {
@@ -642,102 +607,6 @@ fn properties() {
     assert!(config.is_none() && complaints[0].contains("listed twice"));
 }
 
-async fn a_deleted_mark_stays_deleted(io: Io, directory: PathBuf) {
-    let channel = open(&io, &directory, "").await;
-    let mut batch = lines(0, 1);
-    batch.set_mark(source_mark("a", "1"));
-    batch.set_mark(source_mark("b", "1"));
-    put(&channel, batch).await.unwrap();
-    channel.close().await;
-    // Found at the start, shared by all shards, and deleted now.
-    let channel = open(&io, &directory, "").await;
-    assert_eq!(channel.marks("r1").len(), 2);
-    let mut nothing = EventBatch::default();
-    nothing.set_mark(source_mark("a", ""));
-    put(&channel, nothing).await.unwrap();
-    assert_eq!(channel.marks("r1"), [source_mark("b", "1")]);
-    crash(&io, channel).await;
-    assert_eq!(open(&io, &directory, "").await.marks("r1"), [source_mark("b", "1")]);
-}
-
-/// The value is in the log of a shard that no longer runs, or of one that runs; the deletion in another's.
-async fn a_mark_deleted_on_another_shard_stays_deleted(io: Io, directory: PathBuf) {
-    for (count, name) in [(1, "left over"), (2, "running")] {
-        let directory = directory.join(name);
-        let open_all = async |count: usize| {
-            let shared = config(&directory, "");
-            let mut shards = Vec::new();
-            for index in 0..count {
-                shards.push(open_shard(&io, shared.clone(), index, count).await);
-            }
-            shards
-        };
-        let remembered =
-            |c: &FileChannel| c.own_log().with_marks(|t| t.all().filter(|(_, v, _)| v.is_empty()).count());
-        let shards = open_all(2).await;
-        let mut batch = lines(0, 5);
-        batch.set_mark(source_mark("a", "1"));
-        put(&shards[1], batch).await.unwrap();
-        for shard in shards {
-            shard.close().await;
-        }
-        // Killed at once, so that only the frame with the deletion tells.
-        let shards = open_all(count).await;
-        assert_eq!(shards[0].marks("r1"), [source_mark("a", "1")], "{name}");
-        let mut nothing = EventBatch::default();
-        nothing.set_mark(source_mark("a", ""));
-        put(&shards[0], nothing).await.unwrap();
-        for shard in &shards {
-            assert_eq!(shard.marks("r1"), [], "{name}");
-        }
-        for shard in shards {
-            crash(&io, shard).await;
-        }
-        for _ in 0..2 {
-            let shards = open_all(count).await;
-            for shard in &shards {
-                assert_eq!(shard.marks("r1"), [], "{name}");
-            }
-            for shard in shards {
-                shard.close().await;
-            }
-        }
-        // A later value of the same key counts.
-        let shards = open_all(count).await;
-        let mut nothing = EventBatch::default();
-        nothing.set_mark(source_mark("a", "2"));
-        put(&shards[0], nothing).await.unwrap();
-        assert_eq!(shards[count - 1].marks("r1").len(), usize::from(count == 1), "{name}");
-        let mut nothing = EventBatch::default();
-        nothing.set_mark(source_mark("a", ""));
-        put(&shards[0], nothing).await.unwrap();
-        // With the last log that had the value goes the memory of its deletion.
-        let mut taken = 0;
-        for shard in &shards {
-            taken += testing::drain_bodies(&**shard).await.len();
-        }
-        assert_eq!(taken, 5, "{name}");
-        if count == 1 {
-            testing::expect(&io, || !directory.join("data/shard-1").exists()).await;
-        }
-        for shard in shards {
-            // Whoever writes again writes the marks as they stand.
-            put(&shard, lines(0, 1)).await.unwrap();
-            shard.close().await;
-        }
-        for last in [false, true] {
-            let shards = open_all(count).await;
-            for shard in &shards {
-                assert_eq!(shard.marks("r1"), [], "{name}");
-                assert!(!last || remembered(shard) == 0, "{name}");
-            }
-            for shard in shards {
-                shard.close().await;
-            }
-        }
-    }
-}
-
 async fn counters_of_the_file_channel(io: Io, directory: PathBuf) {
     let backup = format!("useDualCheckpoints = true\nbackupCheckpointDir = {}/backup", directory.display());
     let shared = config(&directory, &format!("{backup}\ncheckpointInterval = 1000"));
@@ -765,57 +634,4 @@ async fn counters_of_the_file_channel(io: Io, directory: PathBuf) {
     let lazy = config(&directory.join("lazy"), "fsyncPerTransaction = false\nfsyncInterval = 7");
     FileChannel::open(lazy, context(0)).await.unwrap();
     assert_eq!((value(&counters, "Durability"), value(&counters, "Open")), (Some(7), Some(1)));
-}
-
-async fn encrypted_logs_need_their_key(io: Io, directory: PathBuf) {
-    for (name, digit) in [("old.key", "1"), ("new.key", "2")] {
-        std::fs::write(directory.join(name), digit.repeat(64)).unwrap();
-    }
-    let with = |names: &[&str]| {
-        let files: Vec<String> = names.iter().map(|n| directory.join(n).display().to_string()).collect();
-        format!("encryption.keyFile = {}", files.join(","))
-    };
-    // Plain events first: encryption can be switched on over a backlog.
-    let channel = open(&io, &directory, "").await;
-    put(&channel, lines(0, 5)).await.unwrap();
-    channel.close().await;
-    drop(channel);
-    for (keys, from) in [(&["old.key"][..], 5), (&["new.key", "old.key"], 10)] {
-        let channel = open(&io, &directory, &with(keys)).await;
-        let mut transaction = channel.begin_put().unwrap();
-        let mut batch = lines(from, from + 5);
-        let key = format!("secret {from}").into_bytes().into();
-        batch.set_mark(SourceMark { source: "r1".into(), key, value: "1".into() });
-        transaction.put(batch).await.unwrap();
-        transaction.commit().await.unwrap();
-        channel.close().await;
-        drop(channel);
-    }
-    for file in segments(&directory, 0).iter().skip(1) {
-        let bytes = std::fs::read(file).unwrap();
-        for text in [&b"line "[..], b"secret"] {
-            assert!(
-                !bytes.windows(text.len()).any(|w| w == text),
-                "{} in {}",
-                text.escape_ascii(),
-                file.display()
-            );
-        }
-    }
-    for keys in ["", "new.key", "old.key"] {
-        let lines = if keys.is_empty() { String::new() } else { with(&[keys]) };
-        let refused = FileChannel::open(config(&directory, &lines), testing::channel_context(&io)).await;
-        let error = refused.err().unwrap();
-        assert!(error.message.contains("is encrypted with a key that is not among"), "{keys}: {error:?}");
-    }
-    // After a crash too, and in whichever order.
-    let channel = open(&io, &directory, &with(&["old.key", "new.key"])).await;
-    let (transaction, batch) = take(&channel, 100).await;
-    assert_eq!(bodies(&batch), expected(0, batch.len()));
-    drop(transaction);
-    crash(&io, channel).await;
-    let channel = open(&io, &directory, &with(&["new.key", "old.key"])).await;
-    assert_eq!(channel.marks("r1").len(), 2);
-    assert_eq!(testing::drain_bodies(&*channel).await, expected(0, 15));
-    channel.close().await;
 }
