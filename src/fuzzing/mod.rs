@@ -41,6 +41,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("date_pattern", date_pattern),
     ("flow", flow),
     ("escape", escape),
+    ("avro_container", avro_container),
 ];
 
 /// Headers of events as a file channel stores them.
@@ -243,5 +244,39 @@ pub fn flume_file_channel(data: &[u8]) {
                 }
             });
         }
+    }
+}
+
+/// An Avro container file, read whole and in windows that grow.
+pub fn avro_container(data: &[u8]) {
+    use crate::event::BatchBuilder;
+    use crate::serializer::deserializer::avro::{Container, SchemaHeader};
+    use crate::serializer::deserializer::{Deserializer as _, Place};
+    let read = |step: usize| {
+        let Ok(mut reader) = Container::begin(SchemaHeader::Hash, data) else { return None };
+        let (mut bodies, mut place, mut window) = (Vec::new(), reader.start(), step);
+        loop {
+            let rest = data.get(place.offset as usize..).unwrap_or_default();
+            let at_end = window >= rest.len();
+            let (mut batch, mut places) = (BatchBuilder::default(), Vec::<Place>::new());
+            let cut = reader.cut(&rest[..window.min(rest.len())], place, at_end, &mut batch, &mut places);
+            let batch = batch.finish();
+            assert_eq!(batch.len(), places.len());
+            assert!(places.is_sorted());
+            bodies.extend(batch.bodies().map(<[u8]>::to_vec));
+            match places.last() {
+                Some(last) => (place, window) = (*last, step),
+                None if at_end => break,
+                None => window *= 2,
+            }
+            if cut.is_err() {
+                break;
+            }
+        }
+        Some(bodies)
+    };
+    // Blocks may have millions of data without a size; a few are as good.
+    if data.len() < 1 << 14 {
+        assert_eq!(read(usize::MAX), read(64));
     }
 }

@@ -3,6 +3,8 @@
 //! Flume: `org.apache.flume.serialization.AvroEventDeserializer`. The body is the datum in binary form; a
 //! header says its schema, by fingerprint or in full.
 
+use std::borrow::Cow;
+
 use super::{BadFile, Deserializer, Place};
 use crate::codec::avro::packing::{MAGIC, Packing, SYNC_BYTES};
 use crate::codec::avro::schema::{Schema, bytes, long};
@@ -20,9 +22,29 @@ pub enum SchemaHeader {
 /// Bytes of one block, packed and unpacked: containers are written with blocks of 16 to 64 KiB or a few MiB.
 const BLOCK_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bodies of one cut: a block of a few KiB may hold 64 MiB when it is unpacked, and a window many of those.
+const CUT_BYTES: usize = 8 * 1024 * 1024;
+/// Events of one cut: with 20 bytes of offsets and places each, 5 MiB.
+const CUT_EVENTS: usize = 1 << 18;
+/// Events of one block that may have no bytes at all, such as those of the schema `null`.
+const EMPTY_EVENTS_MAX: u64 = 1 << 20;
+
+/// A block that is not read to its end.
+#[derive(Debug)]
+struct Rest {
+    /// Where the block begins in the file.
+    offset: u64,
+    /// Events read of it, and the byte of the unpacked block behind them.
+    events: u32,
+    at: usize,
+    /// The unpacked block, unless it stands in the file as it is.
+    data: Vec<u8>,
+}
+
 /// Reads one container.
 #[derive(Debug)]
 pub struct Container {
+    rest: Option<Rest>,
     schema: Schema,
     packing: Packing,
     sync: [u8; SYNC_BYTES],
@@ -83,7 +105,7 @@ impl Container {
             SchemaHeader::Literal => ("flume.avro.schema.literal", text.to_owned()),
         };
         let header_size = (first.len() - after.len()) as u64;
-        Ok(Self { schema, packing, sync: *sync, header_size, header })
+        Ok(Self { rest: None, schema, packing, sync: *sync, header_size, header })
     }
 }
 
@@ -120,26 +142,42 @@ impl Deserializer for Container {
             if *sync != self.sync {
                 return Err(BadFile(format!("its block at byte {} is damaged: sync marker", place.offset)));
             }
-            let data = self.packing.unpack(packed, BLOCK_BYTES_MAX).map_err(|problem| {
-                BadFile(format!("its block at byte {} is damaged: {problem}", place.offset))
-            })?;
-            let mut data: &[u8] = &data;
+            let damaged =
+                |what: &str| BadFile(format!("its block at byte {} is damaged: {what}", place.offset));
+            let known = self.rest.take().filter(|r| r.offset == place.offset && r.events == place.inner);
+            let (data, first, mut at) = match known {
+                Some(known) if self.packing == Packing::Null => {
+                    (Cow::Borrowed(packed), known.events, known.at)
+                }
+                Some(known) => (Cow::Owned(known.data), known.events, known.at),
+                None => {
+                    let data =
+                        self.packing.unpack(packed, BLOCK_BYTES_MAX).map_err(|problem| damaged(&problem))?;
+                    (data, 0, 0)
+                }
+            };
             let behind = Place { offset: place.offset + (rest.len() - after.len()) as u64, inner: 0 };
-            let count = u32::try_from(count)
-                .map_err(|_| BadFile(format!("its block at byte {} is damaged: count", place.offset)))?;
-            for index in 0..count {
-                let Some(next) = self.schema.skip(data) else {
-                    return Err(BadFile(format!(
-                        "its block at byte {} is damaged: event {index}",
-                        place.offset
-                    )));
+            let count = u32::try_from(count).map_err(|_| damaged("count"))?;
+            if u64::from(count) > data.len() as u64 + EMPTY_EVENTS_MAX {
+                return Err(damaged(&format!("{count} events in {} bytes", data.len())));
+            }
+            for index in first..count {
+                let left = data.get(at..).unwrap_or_default();
+                let Some(next) = self.schema.skip(left) else {
+                    return Err(damaged(&format!("event {index}")));
                 };
+                let size = left.len() - next.len();
                 if index >= place.inner {
-                    batch.push(data.get(..data.len() - next.len()).unwrap_or_default());
+                    if batch.area_bytes() >= CUT_BYTES || places.len() >= CUT_EVENTS {
+                        let data = if self.packing == Packing::Null { Vec::new() } else { data.into_owned() };
+                        self.rest = Some(Rest { offset: place.offset, events: index, at, data });
+                        return Ok(());
+                    }
+                    batch.push(left.get(..size).unwrap_or_default());
                     let inner = Place { offset: place.offset, inner: index + 1 };
                     places.push(if index + 1 == count { behind } else { inner });
                 }
-                data = next;
+                at += size;
             }
             place = behind;
             rest = after;
@@ -247,5 +285,60 @@ mod tests {
         let (batch, _, problem) = cut(&mut reader, &flipped, start, true);
         assert_eq!(batch.len(), 2);
         assert!(problem.unwrap().0.contains("sync marker"));
+    }
+    /// Cuts again and again as a source does; the events, and how many cuts it took.
+    fn cut_all(file: &[u8]) -> Result<(usize, usize, usize), BadFile> {
+        let mut reader = Container::begin(SchemaHeader::Hash, file)?;
+        let (mut place, mut events, mut largest, mut cuts) = (reader.start(), 0, 0, 0);
+        while place.offset < file.len() as u64 {
+            let (batch, places, problem) = cut(&mut reader, file, place, true);
+            assert_eq!(batch.len(), places.len());
+            if let Some(problem) = problem {
+                return Err(problem);
+            }
+            (events, largest, cuts) = (events + batch.len(), largest.max(batch.area().0.len()), cuts + 1);
+            place = *places.last().unwrap();
+        }
+        Ok((events, largest, cuts))
+    }
+
+    #[test]
+    fn a_small_file_of_large_blocks_is_read_in_portions() {
+        let event = [&[0x80, 0x80, 0x08][..], &[b'x'; 64 * 1024]].concat();
+        for packing in [Packing::Null, Packing::Zstandard, Packing::Deflate] {
+            let file = blocks(SCHEMA, packing, &[(300, event.repeat(300)), (200, event.repeat(200))]);
+            let (events, largest, cuts) = cut_all(&file).unwrap();
+            assert_eq!((events, cuts), (500, 4), "{packing:?}");
+            assert!(largest < CUT_BYTES + 2 * event.len(), "{largest}");
+        }
+        let tiny = blocks(SCHEMA, Packing::Zstandard, &[(1 << 20, vec![0; 1 << 20])]);
+        assert_eq!(cut_all(&tiny).map(|(events, _, cuts)| (events, cuts)), Ok((1 << 20, 4)));
+    }
+
+    #[test]
+    fn events_out_of_nothing_are_bounded() {
+        let nulls = blocks("\"null\"", Packing::Null, &[(1000, Vec::new())]);
+        assert_eq!(cut_all(&nulls).map(|(events, ..)| events), Ok(1000));
+        let many = blocks("\"null\"", Packing::Null, &[(i64::from(u32::MAX), Vec::new())]);
+        let problem = cut_all(&many).unwrap_err().0;
+        assert!(problem.contains("4294967295 events in 0 bytes"), "{problem}");
+    }
+
+    /// A container of blocks with these counts and contents.
+    fn blocks(schema: &str, packing: Packing, blocks: &[(i64, Vec<u8>)]) -> Vec<u8> {
+        let mut file = MAGIC.to_vec();
+        put_long(2, &mut file);
+        for (key, value) in [("avro.schema", schema), ("avro.codec", packing.name())] {
+            put_bytes(key.as_bytes(), &mut file);
+            put_bytes(value.as_bytes(), &mut file);
+        }
+        put_long(0, &mut file);
+        file.extend_from_slice(&[7; SYNC_BYTES]);
+        for (count, data) in blocks {
+            put_long(*count as usize, &mut file);
+            put_bytes(&packing.pack(data), &mut file);
+            file.extend_from_slice(&[7; SYNC_BYTES]);
+        }
+        file
     }
 }
