@@ -389,6 +389,7 @@ impl Connection {
             return Poll::Ready(Ok(Step::Progress));
         }
         // What can be written is written, before anything more is read.
+        let mut wrote = false;
         while !self.out.is_empty() || !self.flushed {
             let written = if self.out.is_empty() {
                 Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| None)
@@ -400,6 +401,7 @@ impl Connection {
                     self.out.advance(size);
                     self.flushed = false;
                     self.stalled = None;
+                    wrote = true;
                 }
                 Poll::Ready(Ok(None)) => self.flushed = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(End::Broken(error))),
@@ -408,6 +410,10 @@ impl Connection {
         }
         if self.out.capacity() > OUT_BYTES_MAX {
             self.out = BytesMut::new();
+        }
+        if wrote && !self.owed.is_empty() {
+            // There is room again for answers that were not even asked for while there was none.
+            return Poll::Ready(Ok(Step::Progress));
         }
         if self.closing {
             let idle = self.starting.is_none() && self.owed.is_empty();

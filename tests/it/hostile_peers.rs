@@ -92,6 +92,45 @@ fn deflate_bomb(size: u32) -> Vec<u8> {
     encoder.get_ref().clone()
 }
 
+/// A client that sends calls and never reads an answer.
+struct Silent {
+    stream: TcpStream,
+    calls: BytesMut,
+    /// What of the calls is sent; they repeat without end.
+    at: usize,
+}
+
+impl Silent {
+    fn connect(port: u16) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("connect");
+        let mut stream = TcpStream::from(socket);
+        let mut client = shake_hands(&mut stream, Offer::default());
+        let mut calls = BytesMut::new();
+        (0..1000).for_each(|_| client.put_call(&mut calls, &batch(b"x"), true).expect("a call"));
+        stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a limit");
+        Self { stream, calls, at: 0 }
+    }
+    /// Sends until nothing more is taken for two seconds, or it is closed.
+    fn press(&mut self) -> std::io::ErrorKind {
+        let start = Instant::now();
+        loop {
+            match self.stream.write(&self.calls[self.at..]) {
+                Ok(written) => {
+                    assert!(
+                        written > 0 && start.elapsed() < crate::util::PATIENCE,
+                        "the agent reads without end"
+                    );
+                    self.at = (self.at + written) % self.calls.len();
+                }
+                Err(error) => return error.kind(),
+            }
+        }
+    }
+}
+
 #[test]
 fn hostile_peers_harm_themselves_only() {
     // 5,000 connections, both ends.
@@ -184,24 +223,8 @@ fn hostile_peers_harm_themselves_only() {
     drop(bombs);
 
     // A client that never reads its answers: nothing more is read from it.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a small buffer");
-    socket.connect(&SocketAddr::from(([127, 0, 0, 1], avro)).into()).expect("connect");
-    let mut silent = TcpStream::from(socket);
-    let mut client = shake_hands(&mut silent, Offer::default());
-    let mut calls = BytesMut::new();
-    (0..1000).for_each(|_| client.put_call(&mut calls, &batch(b"x"), true).expect("a call"));
-    silent.set_write_timeout(Some(Duration::from_secs(2))).expect("a limit");
-    let start = Instant::now();
-    let blocked = loop {
-        match silent.write(&calls) {
-            Ok(written) => {
-                assert!(written > 0 && start.elapsed() < crate::util::PATIENCE, "the agent reads without end")
-            }
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(blocked.kind(), std::io::ErrorKind::WouldBlock);
+    let mut silent = Silent::connect(avro);
+    assert_eq!(silent.press(), std::io::ErrorKind::WouldBlock);
     goes_on("a client that does not read");
     drop(silent);
 
@@ -215,5 +238,79 @@ fn hostile_peers_harm_themselves_only() {
     goes_on("the crowd has left");
 
     eventually("the other flow's lines are in its file", || (lines(&out) == sent).then_some(()));
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// Thousands of calls in one breath, whose answers are more than the agent keeps for one client: a client that
+/// reads gets them all.
+#[test]
+fn a_breathless_client_gets_every_answer() {
+    const CALLS: usize = 20_000;
+    let dir = scratch();
+    let port = free_port();
+    let flow = format!(
+        "a1.sources = avro\na1.channels = c1\na1.sinks = k1\na1.sources.avro.type = avro\na1.sources.avro.bind = 127.0.0.1\n\
+         a1.sources.avro.port = {port}\na1.sources.avro.channels = c1\n\
+         a1.channels.c1.type = memory\na1.channels.c1.capacity = 10000\na1.sinks.k1.type = null\na1.sinks.k1.channel = c1\n"
+    );
+    let agent = Start::new(dir.path(), flow).started();
+    let mut stream = connect(port);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let mut client = shake_hands(&mut stream, Offer::default());
+    let mut calls = BytesMut::new();
+    (0..CALLS).for_each(|_| client.put_call(&mut calls, &batch(b"x"), true).expect("a call"));
+    let mut writer = stream.try_clone().expect("a second handle");
+    let sender = std::thread::spawn(move || writer.write_all(&calls).expect("send"));
+    let (mut answers, mut input, mut buffer) = (0, Vec::new(), [0; 65536]);
+    while answers < CALLS {
+        let count = stream.read(&mut buffer);
+        let count = count.unwrap_or_else(|e| panic!("{answers} of {CALLS} answers, then {e}"));
+        assert!(count > 0, "closed after {answers} answers");
+        input.extend_from_slice(&buffer[..count]);
+        let mut rest = &input[..];
+        while client.feed(&mut rest).expect("an answer").is_some() {
+            answers += 1;
+        }
+        let left = rest.len();
+        input.drain(..input.len() - left);
+    }
+    sender.join().expect("the sender");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// After a minute without progress it is shown the door. No property shortens that, so the proof is one of
+/// `scripts/nightly hostile`.
+#[test]
+fn a_client_that_never_reads_its_answers_is_closed_after_a_minute() {
+    if !std::env::var("HOSTILE").is_ok_and(|h| h == "full") {
+        return eprintln!("skipped: takes a minute; HOSTILE=full runs it");
+    }
+    let dir = scratch();
+    let (avro, netcat) = (free_port(), free_port());
+    let flow = format!(
+        "a1.sources = avro good\na1.channels = c1\na1.sinks = k1\n\
+         a1.sources.avro.type = avro\na1.sources.avro.bind = 127.0.0.1\na1.sources.avro.port = {avro}\na1.sources.avro.channels = c1\n\
+         a1.sources.good.type = netcat\na1.sources.good.bind = 127.0.0.1\na1.sources.good.port = {netcat}\na1.sources.good.channels = c1\n\
+         a1.channels.c1.type = memory\na1.channels.c1.capacity = 10000\na1.sinks.k1.type = null\na1.sinks.k1.channel = c1\n"
+    );
+    let agent = Start::new(dir.path(), flow).arg("--shards").arg("1").started();
+    let mut silent = Silent::connect(avro);
+    let peer = silent.stream.local_addr().expect("an address");
+    let mut good = Client::connect(netcat);
+    // A busy agent may take more after a pause: then its minute begins anew.
+    let (deadline, mut pressed) = (Instant::now() + Duration::from_secs(300), Instant::now());
+    loop {
+        let at = silent.at;
+        let end = silent.press();
+        assert_eq!(good.send("meanwhile\n").answer(), "OK");
+        match end {
+            std::io::ErrorKind::WouldBlock if silent.at != at => pressed = Instant::now(),
+            std::io::ErrorKind::WouldBlock => assert!(Instant::now() < deadline, "it is not closed"),
+            _ => break,
+        }
+    }
+    assert!(pressed.elapsed() > Duration::from_secs(50), "closed after {:?}", pressed.elapsed());
+    let line = complaint(&agent, peer);
+    assert!(line.contains("does not read its answers") && line.contains("WARN"), "{line}");
     assert_eq!(agent.stop().code(), Some(0));
 }
