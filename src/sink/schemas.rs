@@ -22,6 +22,8 @@ use crate::serializer::avro_body::{self, LITERAL_HEADER, URL_HEADER};
 const SCHEMA_BYTES_MAX: usize = 1 << 20;
 /// Schemas kept, and addresses: with both full of the longest, 128 MiB; usual are two of 2 KiB.
 const SCHEMAS_MAX: usize = 64;
+/// Time for reading one from a cluster, whatever the calls of the sink may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Age after which a schema is read again from its address.
 const REFRESH: Duration = Duration::from_secs(60);
 
@@ -188,7 +190,10 @@ impl Schemas {
                 self.conf = Some(HadoopConf::of_machine(&self.io).await?);
             }
             let conf = self.conf.get_or_insert_default();
-            let read = hdfs::read(url, conf, &self.access, &self.io, SCHEMA_BYTES_MAX as u64).await;
+            let read = tokio::select! {
+                read = hdfs::read(url, conf, &self.access, &self.io, SCHEMA_BYTES_MAX as u64) => read,
+                () = self.io.sleep(PATIENCE) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
+            };
             (read.map_err(|e| e.to_string())?, None)
         };
         let text = std::str::from_utf8(&bytes).map_err(|_| "it is not text".to_owned())?;
