@@ -91,8 +91,8 @@ fn our_avro_client_delivers_to_flume() {
         let (one, two) = (free_port(), free_port());
         let outs = (dir.path().join("one"), dir.path().join("two"));
         let mut flow = Flow::new("f1");
-        flow.into_files("one", &listening("avro", one, ""), &outs.0);
-        flow.into_files("two", &listening("avro", two, ""), &outs.1);
+        flow.files_from("one", &listening("avro", one, ""), &outs.0);
+        flow.files_from("two", &listening("avro", two, ""), &outs.1);
         let flume = Flume::start(&script, release, dir.path(), &flow.text(), None, &[one, two]);
         let calls = calls(dir.path(), one, two);
         calls.run(|| {
@@ -113,8 +113,8 @@ fn flumes_avro_client_delivers_to_us() {
     let (one, two) = (free_port(), free_port());
     let outs = (dir.path().join("one"), dir.path().join("two"));
     let mut flow = Flow::new("a1");
-    flow.into_files("one", &listening("avro", one, ""), &outs.0);
-    flow.into_files("two", &listening("avro", two, ""), &outs.1);
+    flow.files_from("one", &listening("avro", one, ""), &outs.0);
+    flow.files_from("two", &listening("avro", two, ""), &outs.1);
     let agent = Start::new(dir.path(), flow.text()).started();
     let calls = calls(dir.path(), one, two);
     calls.run(|| {

@@ -9,8 +9,8 @@ fn flumes_clients_with_several_hosts_and_its_appender_deliver_to_us() {
     let dir = scratch();
     let (one, two, dead) = (free_port(), free_port(), free_port());
     let mut flow = Flow::new("a1");
-    flow.into_files("one", &listening("avro", one, ""), &dir.path().join("one"));
-    flow.into_files("two", &listening("avro", two, ""), &dir.path().join("two"));
+    flow.files_from("one", &listening("avro", one, ""), &dir.path().join("one"));
+    flow.files_from("two", &listening("avro", two, ""), &dir.path().join("two"));
     let agent = Start::new(dir.path(), flow.text()).started();
     let hosts = |hosts: &[u16]| {
         let names: Vec<_> = (0..hosts.len()).map(|i| format!("h{i}")).collect();

@@ -114,7 +114,7 @@ fn flume_and_we_deliver_to_each_other_with_kerberos() {
 fn loop_flow(dir: &Path, source: &str, sink: &str) -> (String, u16, PathBuf) {
     let (netcat, thrift, out) = (free_port(), free_port(), dir.join("out"));
     let mut flow = Flow::new("a1");
-    flow.into_files("in", &listening("thrift", thrift, source), &out);
+    flow.files_from("in", &listening("thrift", thrift, source), &out);
     flow.channel("out");
     flow.source("r1", &["out".to_owned()], &listening("netcat", netcat, ""));
     let to = format!("type = thrift\nhostname = localhost\nport = {thrift}\nbatch-size = 10\n{sink}");

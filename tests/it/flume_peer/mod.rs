@@ -137,7 +137,7 @@ impl Flow {
         self.sinks.push(name.to_owned());
     }
     /// A source on a port whose events become the lines of files in a directory, headers first.
-    fn into_files(&mut self, name: &str, source: &str, directory: &Path) {
+    fn files_from(&mut self, name: &str, source: &str, directory: &Path) {
         fs::create_dir_all(directory).unwrap();
         self.channel(name);
         self.source(name, &[name.to_owned()], source);
@@ -240,7 +240,7 @@ impl Exchange {
         let build = |receiver: &mut Flow, sender: &mut Flow, hops: &[Hop], ports: &[u16], files: &Path| {
             for (hop, port) in hops.iter().zip(ports) {
                 let name = format!("in-{}", hop.name);
-                receiver.into_files(&name, &listening(hop.kind, *port, &hop.source), &files.join(hop.name));
+                receiver.files_from(&name, &listening(hop.kind, *port, &hop.source), &files.join(hop.name));
                 let name = format!("out-{}", hop.name);
                 sender.channel(&name);
                 let to = format!("type = {}\nhostname = localhost\nport = {port}\n{}", hop.kind, hop.sink);
