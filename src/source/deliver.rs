@@ -109,6 +109,8 @@ struct Window {
     stopping: bool,
     /// A channel refused after that; nothing more is put.
     ended: bool,
+    /// The worker has left, and nothing is on its way.
+    gone: bool,
     /// Of the worker.
     waker: Option<Waker>,
 }
@@ -315,6 +317,18 @@ impl Worker {
     }
 }
 
+/// Tells whoever waits that the worker is no more, also when it was ended by a panic.
+struct Leaving(Rc<Shared>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Ok(mut window) = self.0.window.try_borrow_mut() {
+            (window.ended, window.gone) = (true, true);
+        }
+        self.0.moved.notify_waiters();
+    }
+}
+
 impl Deliver {
     /// `limit_max`: most events of one transaction; the channels' own limit holds too.
     pub fn new(cx: &SourceContext, limit_max: usize, backoff: Backoff) -> Self {
@@ -347,8 +361,8 @@ impl Deliver {
             limit_max,
         };
         let worker = crate::io::spawn(async move {
+            let _leaving = Leaving(worker.shared.clone());
             poll_fn(|cx| worker.poll(cx)).await;
-            worker.shared.moved.notify_waiters();
         });
         Self { shared, worker, limit_max }
     }
@@ -392,11 +406,12 @@ impl Deliver {
     pub async fn settle(&self, stop: &Stop) -> Left {
         loop {
             let moved = self.shared.moved.notified();
-            if self.worker.is_finished() || self.shared.window.borrow().jobs.is_empty() {
-                let window = self.shared.window.borrow();
+            let window = self.shared.window.borrow();
+            if window.gone || window.jobs.is_empty() {
                 let events = window.jobs.iter().map(|job| job.batch.len() - job.done).sum();
                 return Left { batches: window.jobs.len(), events };
             }
+            drop(window);
             self.or_stop(moved, stop).await;
         }
     }
