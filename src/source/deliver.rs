@@ -141,6 +141,11 @@ impl Window {
     fn has_room(&self) -> bool {
         self.jobs.is_empty() || (self.jobs.len() < WINDOW_BATCHES && self.bytes < WINDOW_BYTES)
     }
+    /// What is left, if nothing is on its way any more.
+    fn left(&self) -> Option<Left> {
+        let events = || self.jobs.iter().map(|job| job.batch.len() - job.done).sum();
+        (self.gone || self.jobs.is_empty()).then(|| Left { batches: self.jobs.len(), events: events() })
+    }
     fn job(&mut self, number: u64) -> Option<&mut Job> {
         self.jobs.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
@@ -406,12 +411,9 @@ impl Deliver {
     pub async fn settle(&self, stop: &Stop) -> Left {
         loop {
             let moved = self.shared.moved.notified();
-            let window = self.shared.window.borrow();
-            if window.gone || window.jobs.is_empty() {
-                let events = window.jobs.iter().map(|job| job.batch.len() - job.done).sum();
-                return Left { batches: window.jobs.len(), events };
+            if let Some(left) = self.shared.window.borrow().left() {
+                return left;
             }
-            drop(window);
             self.or_stop(moved, stop).await;
         }
     }
@@ -749,7 +751,7 @@ mod tests {
             let (mut failures, mut open_most) = (0, 0);
             for seed in 0..100 {
                 let channel = Fickle::new(seed, false);
-                number_through(&io, &[channel.clone()]).await;
+                number_through(&io, std::slice::from_ref(&channel)).await;
                 let stored = channel.stored.borrow();
                 assert_eq!(stored.events, 400, "seed {seed}");
                 failures += stored.failures;
