@@ -83,11 +83,9 @@ pub(super) async fn find(
     known: Known,
 ) -> Result<Ends, WalError> {
     let mut ends = Ends { keep: live.len(), ..Ends::default() };
-    if let (Some(first), Some((position, seq))) = (live.first(), known.low)
-        && (first.header.mapped || first.rebuilt)
-    {
+    if let Some((position, seq)) = known.low {
         let start = End { position, seq, ..End::default() };
-        if is_cut_off(io, live, log_id, known, start).await? {
+        if is_cut_off(io, live, log_id, known, start, true).await? {
             // The power took the first files of a mapped log, before anything of it was on the medium.
             let torn = live.iter().map(|f| f.header.size).sum();
             return Ok(Ends { end: End { torn, ..start }, keep: 0, ..Ends::default() });
@@ -139,10 +137,8 @@ pub(super) async fn find(
         ends.end.position = ends.end.position.clamp(segment.first_frame(), limit);
         segment.end.set(ends.end.position);
         ends.seqs.push(ends.end.seq);
-        if gap.is_none()
-            && found.header.mapped
-            && is_cut_off(io, &live[index + 1..], log_id, known, ends.end).await?
-        {
+        let later = &live[index + 1..];
+        if gap.is_none() && is_cut_off(io, later, log_id, known, ends.end, found.header.mapped).await? {
             gap = Some(ends.end.position);
         }
         if gap.is_some() {
@@ -156,10 +152,22 @@ pub(super) async fn find(
 }
 
 /// True if events are missing before the next segment, and nobody claims that they were on the medium: then that
-/// segment of a mapped log survived a loss of power by chance.
-async fn is_cut_off(io: &Io, later: &[Found], log_id: u64, known: Known, end: End) -> Result<bool, WalError> {
+/// segment of a mapped log survived a loss of power by chance. A header made again does not know whether it was
+/// mapped: then it is if the one before it is.
+async fn is_cut_off(
+    io: &Io,
+    later: &[Found],
+    log_id: u64,
+    known: Known,
+    end: End,
+    mapped_before: bool,
+) -> Result<bool, WalError> {
     let Some(next) = later.first() else { return Ok(false) };
     let header = &next.header;
+    let is_mapped = header.mapped || (next.rebuilt && mapped_before);
+    if !is_mapped {
+        return Ok(false);
+    }
     // An opening knows what was there before it.
     if known.exact || header.reopened || header.start_seq <= end.seq || header.first_frame() <= known.durable
     {
