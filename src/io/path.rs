@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
@@ -173,22 +173,48 @@ pub(super) fn allocate_by_writing(file: &std::fs::File, size_bytes: u64) -> io::
 
 /// A file held by `flock(2)`.
 #[derive(Debug)]
-struct FileLock {
-    _file: std::fs::File,
-    _path: PathBuf,
-}
+struct FileLock(std::fs::File);
 
 impl Lock for FileLock {}
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Not by closing alone: a child being started holds a copy of every open file until it has become
+        // its program.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Takes the exclusive lock on a file. Another open of the same file conflicts even in this process.
 pub(super) fn lock(path: &Path) -> io::Result<Box<dyn Lock>> {
+    lock_file(path).map(|lock| Box::new(lock) as Box<dyn Lock>)
+}
+
+fn lock_file(path: &Path) -> io::Result<FileLock> {
     let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Box::new(FileLock { _file: file, _path: path.to_owned() })),
+        Ok(()) => Ok(FileLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
             io::ErrorKind::WouldBlock,
             format!("{} is locked by another owner", path.display()),
         )),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_back_although_a_child_being_started_has_a_copy_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = lock_file(&path).unwrap();
+        let copy = held.0.try_clone().unwrap();
+        assert_eq!(lock(&path).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        drop(held);
+        assert!(lock(&path).is_ok());
+        drop(copy);
     }
 }
