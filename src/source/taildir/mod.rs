@@ -31,6 +31,7 @@ use crate::io::{Change, FileType, Io, LocalBoxFuture, OpenOptions};
 
 mod file;
 mod reader;
+mod share;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::file::{self, HEAD_BYTES, LINE_BYTES_MAX, Piece, READ_BYTES, Tailed, last};
 use super::table::{FileId, Ghost, Position, Print, Resume};
 use super::{Held, Listings, TaildirConfig};
-use crate::component::{Shard, stable_hash};
+use crate::component::Shard;
 use crate::event::{BatchBuilder, EventBatch, EventHeadersBuilder, Separator, SourceMark, Text};
 use crate::io::stop::Stop;
 use crate::io::{File, FileType, Io, Metadata, OpenOptions};
@@ -23,9 +23,9 @@ use crate::metrics::SourceCounters;
 use crate::source::SourceContext;
 use crate::source::deliver::{Deliver, Progress};
 
-/// Reads of one file before the others have their turn, in bytes 5 MiB: Flume reads a busy file for ever
+/// Reads of one file before the others have their turn, in bytes 5.2 MiB: Flume reads a busy file for ever
 /// unless `maxBatchCount` is set.
-const READS_PER_TURN: u64 = 16;
+const READS_PER_TURN: u64 = 13;
 /// A deleted file is let go when it has not grown for so long: its writer may still have lines to write.
 const DELETED_GRACE: Duration = Duration::from_secs(3);
 /// A directory listing is trusted if the directory had not changed for so long when it was read: file
@@ -119,6 +119,7 @@ impl Reader {
         }
         let config = self.config.clone();
         let mut found: Vec<(FileId, PathBuf, usize, Metadata)> = Vec::new();
+        let mut seen = HashSet::new();
         for (index, group) in config.groups.iter().enumerate() {
             if let Err(error) = self.list(&group.directory).await {
                 tracing::warn!(source = %self.name, directory = %group.directory.display(), %error, "cannot look into the directory");
@@ -134,11 +135,15 @@ impl Reader {
                 }
                 let id = FileId { device: metadata.device, inode: metadata.inode };
                 // Two names or two groups of one file: the first counts.
-                if self.shard.owns(stable_hash(&id.key())) && !found.iter().any(|(other, ..)| *other == id) {
+                if seen.insert(id) {
                     found.push((id, path, index, metadata));
                 }
             }
         }
+        let sizes: Vec<_> = found.iter().map(|(id, .., metadata)| (*id, metadata.size_bytes)).collect();
+        let has = |id: &FileId| self.files.contains_key(id) || seen.contains(id);
+        let mut own = config.table.deal(self.shard, &sizes, has).into_iter();
+        found.retain(|_| own.next().unwrap_or_default());
         found.sort_by(|(_, a, _, x), (_, b, _, y)| first_to_read((x.modified, a), (y.modified, b)));
         for (id, path, group, metadata) in found {
             match self.files.get_mut(&id) {
@@ -357,7 +362,8 @@ impl Reader {
     /// Writes a place without lines into channels that keep marks, so that it is not found anew.
     async fn keep_place(&mut self, file: &Tailed, stop: &Stop) {
         let stamp = self.next_stamp();
-        let mark = file.position_at(file.offset, &file.tail, stamp).to_mark(&self.name, file.id);
+        let mark =
+            file.position_at(file.offset, &file.tail, stamp).to_mark(&self.name, file.id, self.shard.index);
         self.deliver.push(EventBatch::default(), mark, stop).await;
     }
 
@@ -531,6 +537,7 @@ impl Reader {
         let sent = Sent {
             config: self.config.clone(),
             name: self.name.clone(),
+            shard: self.shard.index,
             id: file.id,
             path: file.path.clone(),
             head: file.head.clone(),
@@ -540,6 +547,7 @@ impl Reader {
             ends: raw_ends,
             area,
         };
+        self.config.table.set_read(file.id, sent.position(total));
         if !self.deliver.push(batch, sent, stop).await {
             return 0;
         }
@@ -746,6 +754,7 @@ impl Reader {
 struct Sent {
     config: Arc<TaildirConfig>,
     name: Text,
+    shard: usize,
     id: FileId,
     path: PathBuf,
     head: Vec<u8>,
@@ -770,7 +779,7 @@ impl Sent {
 
 impl Progress for Sent {
     fn mark(&self, lines: usize) -> Option<SourceMark> {
-        Some(self.position(lines).to_mark(&self.name, self.id))
+        Some(self.position(lines).to_mark(&self.name, self.id, self.shard))
     }
     fn committed(&self, lines: usize) {
         self.config.table.set_live(self.id, self.position(lines));

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::watch;
 
+use super::share::Shares;
+use crate::component::Shard;
 use crate::event::{SourceMark, Text};
 
 /// Device and inode: which file, whatever its name.
@@ -67,14 +69,17 @@ pub struct Position {
 
 /// Version of the mark's encoding.
 const MARK_VERSION: u8 = 1;
+/// What a mark has before the path.
+const MARK_FIXED_BYTES: usize = 33;
 
 impl Position {
-    /// The mark: version, stamp, offset, both prints, path; little-endian.
-    pub fn to_mark(&self, source: &Text, id: FileId) -> SourceMark {
+    /// The mark: version, shard that read it, stamp, offset, both prints, path; little-endian.
+    pub fn to_mark(&self, source: &Text, id: FileId, shard: usize) -> SourceMark {
         use std::os::unix::ffi::OsStrExt;
         let path = self.path.as_os_str().as_bytes();
-        let mut value = BytesMut::with_capacity(29 + path.len());
+        let mut value = BytesMut::with_capacity(MARK_FIXED_BYTES + path.len());
         value.put_u8(MARK_VERSION);
+        value.put_u32_le(shard as u32);
         value.put_u64_le(self.stamp);
         value.put_u64_le(self.offset);
         for print in [self.head, self.tail] {
@@ -85,16 +90,18 @@ impl Position {
         SourceMark { source: source.clone(), key: id.key(), value: value.freeze() }
     }
 
-    fn from_mark(mut value: &[u8]) -> Option<Self> {
+    /// With the shard.
+    fn from_mark(mut value: &[u8]) -> Option<(Self, usize)> {
         use std::os::unix::ffi::OsStrExt;
-        if value.len() < 29 || value.get_u8() != MARK_VERSION {
+        if value.len() < MARK_FIXED_BYTES || value.get_u8() != MARK_VERSION {
             return None;
         }
+        let shard = value.get_u32_le() as usize;
         let stamp = value.get_u64_le();
         let offset = value.get_u64_le();
         let mut print = || Print { size: value.get_u16_le(), crc: value.get_u32_le() };
         let (head, tail) = (print(), print());
-        Some(Self { offset, head, tail, path: std::ffi::OsStr::from_bytes(value).into(), stamp })
+        Some((Self { offset, head, tail, path: std::ffi::OsStr::from_bytes(value).into(), stamp }, shard))
     }
 }
 
@@ -122,7 +129,7 @@ impl Ghost {
         key.put_slice(GHOST_KEY);
         key.put_u32_le(slot.0);
         key.put_u32_le(slot.1);
-        let mark = self.position.to_mark(source, self.id);
+        let mark = self.position.to_mark(source, self.id, slot.0 as usize);
         let mut value = BytesMut::with_capacity(mark.key.len() + mark.value.len());
         value.put_slice(&mark.key);
         value.put_slice(&mark.value);
@@ -131,7 +138,7 @@ impl Ghost {
     fn from_mark(mark: &SourceMark) -> Option<(Slot, Self)> {
         let mut slot = mark.key.strip_prefix(GHOST_KEY)?;
         let (id, position) = mark.value.split_at_checked(16)?;
-        let ghost = Self { id: FileId::from_key(id)?, position: Position::from_mark(position)? };
+        let ghost = Self { id: FileId::from_key(id)?, position: Position::from_mark(position)?.0 };
         (slot.len() == 8).then(|| ((slot.get_u32_le(), slot.get_u32_le()), ghost))
     }
 }
@@ -150,10 +157,13 @@ struct Inner {
     /// From the position file, by inode.
     file: HashMap<u64, (PathBuf, u64)>,
     live: HashMap<FileId, Position>,
+    /// Behind what was read last and may not be in the channels yet.
+    read: HashMap<FileId, Position>,
     /// Earliest first.
     ghosts: Vec<Ghost>,
     /// Stamps of the ghosts in the channels.
     slots: HashMap<Slot, u64>,
+    shares: Shares,
     finished: usize,
     changed: bool,
 }
@@ -191,6 +201,7 @@ impl Table {
     /// Takes over what one shard's channels know. Marks that cannot be read are left out.
     pub fn open_shard(&self, channels: &[Vec<SourceMark>]) {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         if inner.channels.len() < channels.len() {
             inner.channels.resize_with(channels.len(), HashMap::new);
         }
@@ -201,20 +212,21 @@ impl Table {
                 inner.push_ghost(ghost);
             }
         }
-        for (known, marks) in inner.channels.iter_mut().zip(channels) {
+        let Inner { channels: known, shares, .. } = inner;
+        for (known, marks) in known.iter_mut().zip(channels) {
             for mark in marks {
-                let (Some(id), Some(position)) =
+                let (Some(id), Some((position, shard))) =
                     (FileId::from_key(&mark.key), Position::from_mark(&mark.value))
                 else {
                     continue;
                 };
-                // Another number of shards may have left an older mark of the file elsewhere.
+                // The file may have been another shard's in an earlier run, and left an older mark there.
                 if known.get(&id).is_none_or(|other| other.stamp < position.stamp) {
                     known.insert(id, position);
+                    shares.keep(id, shard);
                 }
             }
         }
-        drop(inner);
         self.opened.send_modify(|count| *count += 1);
     }
 
@@ -227,6 +239,20 @@ impl Table {
     pub fn load_file(&self, entries: Vec<(u64, u64, PathBuf)>) {
         let mut inner = self.lock();
         inner.file = entries.into_iter().map(|(inode, offset, path)| (inode, (path, offset))).collect();
+    }
+
+    /// Tells a shard which of the files it has found, given with their sizes, it is to read; deals those that are
+    /// nobody's yet. `has`: what the shard reads already. Exactly one shard is told of a file, and always the same.
+    pub fn deal(&self, shard: Shard, found: &[(FileId, u64)], has: impl Fn(&FileId) -> bool) -> Vec<bool> {
+        let mut inner = self.lock();
+        let Inner { channels, file, live, shares, .. } = &mut *inner;
+        let read_to = |id: &FileId| {
+            let known = live.get(id).or_else(|| channels.iter().find_map(|known| known.get(id)));
+            known.map(|p| p.offset).or_else(|| file.get(&id.inode).map(|(_, offset)| *offset)).unwrap_or(0)
+        };
+        let left: Vec<_> = found.iter().map(|(id, size)| (*id, size.saturating_sub(read_to(id)))).collect();
+        shares.drop_of(shard.index, |id| has(id) || channels.iter().any(|known| known.contains_key(id)));
+        shares.deal(&left, shard.count).into_iter().map(|owner| owner == shard.index).collect()
     }
 
     /// Where to resume a file that is seen for the first time.
@@ -257,10 +283,18 @@ impl Table {
         inner.changed = true;
     }
 
+    /// A shard has read the file up to here; the channels may not have it yet. Whoever finds a copy of it
+    /// must know by now.
+    pub fn set_read(&self, id: FileId, position: Position) {
+        self.lock().read.insert(id, position);
+    }
+
     /// The file is gone.
     pub fn forget(&self, id: FileId) {
         let mut inner = self.lock();
         inner.live.remove(&id);
+        inner.read.remove(&id);
+        inner.shares.release(id);
         inner.file.remove(&id.inode);
         inner.channels.iter_mut().for_each(|known| {
             known.remove(&id);
@@ -290,7 +324,7 @@ impl Table {
     pub fn known_beyond(&self, head_size: u16) -> Vec<Ghost> {
         let inner = self.lock();
         let unclaimed = inner.channels.iter().flatten().filter(|(id, _)| !inner.live.contains_key(id));
-        let known = inner.live.iter().chain(unclaimed);
+        let known = inner.live.iter().chain(&inner.read).chain(unclaimed);
         let beyond = known.filter(|(_, p)| p.head.size >= head_size && p.offset >= u64::from(head_size));
         beyond.map(|(id, position)| Ghost { id: *id, position: position.clone() }).collect()
     }
@@ -358,7 +392,7 @@ mod tests {
         Position { offset, head: Print::of(b"head"), tail: Print::of(b"tail"), path: "/log/a".into(), stamp }
     }
     fn mark(offset: u64, stamp: u64) -> SourceMark {
-        position(offset, stamp).to_mark(&"r1".into(), ID)
+        position(offset, stamp).to_mark(&"r1".into(), ID, 3)
     }
     fn resume(table: &Table) -> Option<Resume> {
         table.resume(ID, Path::new("/log/a"), |_| false)
@@ -368,8 +402,8 @@ mod tests {
     fn marks_come_back() {
         let mark = mark(5, 9);
         assert_eq!(FileId::from_key(&mark.key), Some(ID));
-        assert_eq!(Position::from_mark(&mark.value), Some(position(5, 9)));
-        for size in 0..29 {
+        assert_eq!(Position::from_mark(&mark.value), Some((position(5, 9), 3)));
+        for size in 0..MARK_FIXED_BYTES {
             assert_eq!(Position::from_mark(&mark.value[..size]), None);
         }
     }
@@ -380,6 +414,26 @@ mod tests {
         table.open_shard(&[vec![mark(5, 9)], vec![mark(7, 3)]]);
         table.open_shard(&[vec![mark(1, 2)], vec![mark(8, 4)]]);
         assert_eq!(resume(&table), Some(Resume::Mark(position(8, 4))));
+    }
+
+    #[test]
+    fn a_file_stays_with_the_shard_that_has_lines_of_it() {
+        let other = FileId { inode: 78, ..ID };
+        for shards in [2, 4] {
+            let table = Table::default();
+            // Every shard brings what all of them know.
+            let marks = [vec![position(5, 9).to_mark(&"r1".into(), ID, 0), mark(8, 10)]];
+            (0..shards).for_each(|_| table.open_shard(&marks));
+            let owners = |shards: usize| -> Vec<Vec<bool>> {
+                let shard = |index| Shard { index, count: shards };
+                let found = [(other, 1 << 30), (ID, 100)];
+                (0..shards).map(|index| table.deal(shard(index), &found, |_| true)).collect()
+            };
+            // The mark of shard 3 is the later one.
+            let owner = |file: usize| owners(shards).iter().position(|own| own[file]);
+            assert_eq!(owner(1), Some(if shards == 4 { 3 } else { 1 }));
+            assert_eq!(owner(0), Some(0));
+        }
     }
 
     #[test]

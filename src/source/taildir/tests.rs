@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -21,20 +22,28 @@ use crate::testing;
 struct Durable {
     events: Rc<MemoryChannel>,
     marks: Rc<RefCell<Vec<SourceMark>>>,
+    /// While somebody else holds it, nothing is committed.
+    medium: Arc<Semaphore>,
 }
 
-struct DurablePut(Box<dyn PutTransaction>, Vec<SourceMark>, Rc<RefCell<Vec<SourceMark>>>);
+struct DurablePut {
+    put: Box<dyn PutTransaction>,
+    own: Vec<SourceMark>,
+    marks: Rc<RefCell<Vec<SourceMark>>>,
+    medium: Arc<Semaphore>,
+}
 
 impl PutTransaction for DurablePut {
     fn put(&mut self, batch: EventBatch) -> LocalBoxFuture<'_, Result<(), ChannelError>> {
-        self.1.extend_from_slice(batch.marks());
-        self.0.put(batch)
+        self.own.extend_from_slice(batch.marks());
+        self.put.put(batch)
     }
     fn commit(self: Box<Self>) -> LocalBoxFuture<'static, Result<(), ChannelError>> {
         Box::pin(async move {
-            self.0.commit().await?;
-            let mut marks = self.2.borrow_mut();
-            for mark in self.1 {
+            let _medium = self.medium.acquire().await;
+            self.put.commit().await?;
+            let mut marks = self.marks.borrow_mut();
+            for mark in self.own {
                 marks.retain(|m| m.key != mark.key);
                 if !mark.value.is_empty() {
                     marks.push(mark);
@@ -53,7 +62,8 @@ impl Channel for Durable {
         self.events.transaction_capacity()
     }
     fn begin_put(&self) -> Result<Box<dyn PutTransaction>, ChannelError> {
-        Ok(Box::new(DurablePut(self.events.begin_put()?, Vec::new(), self.marks.clone())))
+        let (put, marks, medium) = (self.events.begin_put()?, self.marks.clone(), self.medium.clone());
+        Ok(Box::new(DurablePut { put, own: Vec::new(), marks, medium }))
     }
     fn begin_take(&self) -> Result<Box<dyn TakeTransaction>, ChannelError> {
         self.events.begin_take()
@@ -76,6 +86,7 @@ struct Bench {
     io: Io,
     dir: TempDir,
     channel: Rc<dyn Channel>,
+    medium: Arc<Semaphore>,
 }
 
 struct Running {
@@ -97,8 +108,10 @@ impl Running {
 fn bench<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
     run_local(EngineKind::Portable, |io| async move {
         let events = testing::memory_channel(&io, 100_000);
-        let channel: Rc<dyn Channel> = Rc::new(Durable { events, marks: Rc::default() });
-        test(Bench { io, dir: tempfile::tempdir().unwrap(), channel }).await;
+        let medium = Arc::new(Semaphore::new(1));
+        let channel: Rc<dyn Channel> =
+            Rc::new(Durable { events, marks: Rc::default(), medium: medium.clone() });
+        test(Bench { io, dir: tempfile::tempdir().unwrap(), channel, medium }).await;
     })
     .unwrap();
 }
@@ -107,7 +120,8 @@ fn bench<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
 fn forgetful_bench<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
     run_local(EngineKind::Portable, |io| async move {
         let channel: Rc<dyn Channel> = testing::memory_channel(&io, 100_000);
-        test(Bench { io, dir: tempfile::tempdir().unwrap(), channel }).await;
+        let medium = Arc::new(Semaphore::new(1));
+        test(Bench { io, dir: tempfile::tempdir().unwrap(), channel, medium }).await;
     })
     .unwrap();
 }
@@ -336,6 +350,24 @@ fn a_copy_is_known_from_its_first_byte_on() {
 }
 
 #[test]
+fn a_copy_is_known_before_what_was_read_is_committed() {
+    bench(|b| async move {
+        let medium = b.medium.clone().acquire_owned().await.unwrap();
+        let long = "x".repeat(300);
+        b.append("app.log", &format!("{long}\n"));
+        let source = b.start("").await;
+        b.io.sleep(Duration::from_millis(100)).await;
+        fs::copy(b.path("app.log"), b.path("app.log.1")).unwrap();
+        fs::write(b.path("app.log"), "after\n").unwrap();
+        b.io.sleep(Duration::from_millis(100)).await;
+        drop(medium);
+        b.expect(&[&long, "after"]).await;
+        b.expect_only("app.log", &[]).await;
+        source.stop().await;
+    });
+}
+
+#[test]
 fn a_copy_is_known_after_a_kill_behind_the_truncation() {
     bench(|b| async move {
         let long = "x".repeat(300);
@@ -445,7 +477,7 @@ fn an_idle_file_gives_its_last_line() {
 fn a_full_channel_makes_it_wait() {
     run_local(EngineKind::Portable, |io| async move {
         let channel: Rc<dyn Channel> = testing::memory_channel(&io, 7);
-        let b = Bench { io, dir: tempfile::tempdir().unwrap(), channel };
+        let b = Bench { io, dir: tempfile::tempdir().unwrap(), channel, medium: Arc::new(Semaphore::new(1)) };
         let lines: String = (0..200).map(|i| format!("{i}\n")).collect();
         b.append("app.log", &lines);
         let source = b.start("").await;
