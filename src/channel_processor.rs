@@ -106,6 +106,13 @@ impl ChannelProcessor {
         Ok(())
     }
 
+    /// Waits for the sinks as [`Channel::keep_pace`] does, for all channels.
+    pub async fn keep_pace(&self) {
+        for channel in &self.channels {
+            channel.keep_pace().await;
+        }
+    }
+
     /// As [`Self::process_batch`], in two steps: resolves when every required channel has room for the batch
     /// and the commits are under way. Batches keep the order of these calls although their commits overlap.
     ///

@@ -129,6 +129,11 @@ pub trait Channel {
     fn wait_last(&self) -> LocalBoxFuture<'_, bool> {
         Box::pin(std::future::ready(false))
     }
+    /// For a source whose events stay where they are until it reads them: resolves when the sinks are close behind,
+    /// or after a few milliseconds. A channel that wins nothing by it resolves at once.
+    fn keep_pace(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// The latest committed marks of a source, see [`SourceMark`]. Empty for channels that forget.
     fn marks(&self, source: &str) -> Vec<SourceMark>;
     /// True if a committed put survives the process: then a source may answer for it.

@@ -26,7 +26,7 @@ use crate::metrics::SourceCounters;
 
 use super::SourceContext;
 
-/// Bytes pushed and not yet committed after which a source waits: 13 reads of 320 KiB, about what a file channel
+/// Bytes pushed and not yet committed after which a source waits: 10 reads of 416 KiB, about what a file channel
 /// writes at once. One batch more may be larger than that: a line has at most 4 MiB, so a shard holds at most 8 MiB
 /// for a source.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -276,7 +276,11 @@ impl Worker {
             {
                 drop(window);
                 let channels = self.shared.channels.clone();
-                self.starting = Some((span, Box::pin(async move { channels.start_batch(part).await })));
+                let start = async move {
+                    channels.keep_pace().await;
+                    channels.start_batch(part).await
+                };
+                self.starting = Some((span, Box::pin(start)));
                 continue;
             }
             if window.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {

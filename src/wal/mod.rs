@@ -23,6 +23,7 @@ mod housekeeping;
 pub mod inspect;
 mod listing;
 pub mod marks;
+mod pace;
 mod prepare;
 mod reader;
 mod recovery;
@@ -287,6 +288,12 @@ struct Inner {
     room: Notify,
     /// Something became visible.
     ready: Notify,
+    /// Pages have been read ahead, or could not be.
+    pages: Notify,
+    /// The consumer moved.
+    moved: Notify,
+    /// Where the consumer was when somebody waited for it in vain.
+    stands_at: Cell<u64>,
     /// Everything before it is durable (or as durable as the class promises).
     durable: Cell<u64>,
     /// The end of the last whole transaction before `durable`.

@@ -13,11 +13,14 @@ use super::{Damage, Inner, OnDamage, WalError, open_payload};
 use crate::io;
 
 /// Groups kept in memory for the consumer: a consumer that keeps up never reads the disk. 16 large buffers.
-const KEEP_SIZE: usize = 8 << 20;
+pub(super) const KEEP_SIZE: usize = 8 << 20;
 /// The same for a log without traffic.
 const KEEP_SIZE_IDLE: usize = 256 << 10;
-/// The disk is read this far ahead of the consumer.
-const AHEAD: u64 = 1 << 20;
+/// The disk is read this far ahead of the consumer: four reads at once keep a disk busy whose reads take
+/// milliseconds beside the writes. A shard that catches up maps 8 MiB with what is not given back yet.
+const AHEAD: u64 = 4 << 20;
+/// One of those reads.
+const READ: u64 = 1 << 20;
 /// Pages behind the consumer are given back in pieces of this size.
 const FORGET: u64 = 4 << 20;
 
@@ -40,7 +43,10 @@ pub(super) struct Reader {
     pub(super) next_seq: u64,
     /// Pages up to here are in memory.
     ready_to: u64,
-    ahead: bool,
+    /// Up to here they are being read, or are.
+    asked_to: u64,
+    /// The ends of the reads under way, in order, and which are done.
+    reads: VecDeque<(u64, bool)>,
     forgot_to: u64,
     segment: Option<Rc<Segment>>,
     kept: VecDeque<(u64, Bytes)>,
@@ -64,7 +70,8 @@ impl Reader {
             cursor,
             next_seq,
             ready_to: 0,
-            ahead: false,
+            asked_to: 0,
+            reads: VecDeque::new(),
             forgot_to: 0,
             segment: None,
             kept: VecDeque::new(),
@@ -96,6 +103,24 @@ impl Reader {
     }
     pub(super) fn skip_to(&mut self, position: u64) {
         self.cursor = self.cursor.max(position);
+    }
+    /// A read is done: what is ready without a gap.
+    fn read_done(&mut self, end: u64) {
+        if let Some(read) = self.reads.iter_mut().find(|(other, _)| *other == end) {
+            read.1 = true;
+        }
+        while let Some((end, true)) = self.reads.front() {
+            self.ready_to = self.ready_to.max(*end);
+            self.reads.pop_front();
+        }
+    }
+    /// A read failed: it and those behind it count as not asked for. The error comes again when the consumer
+    /// gets there.
+    fn read_failed(&mut self, range: &Range<u64>) {
+        if let Some(index) = self.reads.iter().position(|(end, _)| *end == range.end) {
+            self.reads.truncate(index);
+            self.asked_to = range.start;
+        }
     }
     /// The rest of the kept group that the cursor is in.
     fn at_hand(&mut self) -> Option<Bytes> {
@@ -158,12 +183,12 @@ impl Inner {
                 }
                 let available = limit.min(self.visible.get());
                 if reader.ready_to < available.min(position + HEADER_SIZE as u64) {
-                    return Ok(Step::Fetch(segment, position..available.min(position + AHEAD)));
+                    return Ok(Step::Fetch(segment, position..available.min(position + READ)));
                 }
                 let map = match segment.map() {
                     Ok(map) => map,
                     Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {
-                        return Ok(Step::Fetch(segment, position..available.min(position + AHEAD)));
+                        return Ok(Step::Fetch(segment, position..available.min(position + READ)));
                     }
                     Err(error) => return Err(WalError::io(&segment.path)(error)),
                 };
@@ -194,6 +219,7 @@ impl Inner {
             };
             let end = header.end();
             let end_seq = header.first_seq + u64::from(header.events);
+            self.moved.notify_waiters();
             let mut consumer = self.consumer.borrow_mut();
             let missing = header.first_seq.saturating_sub(reader.next_seq.max(consumer.tracker.low_seq));
             if header.kind == FrameKind::Data && missing > 0 {
@@ -258,26 +284,55 @@ impl Inner {
         Some(segment)
     }
 
-    /// Brings pages in, off the core.
+    /// Sees to it that these pages are in memory: waits for reads under way, or reads.
     async fn fetch(&self, segment: Rc<Segment>, range: Range<u64>) -> Result<(), WalError> {
+        let pages = self.pages.notified();
+        let is_asked = {
+            let reader = self.reader.borrow();
+            !reader.reads.is_empty() && reader.asked_to >= range.end
+        };
+        if is_asked {
+            pages.await;
+            return Ok(());
+        }
+        let end = range.end;
+        self.bring_in(segment, range).await?;
+        let mut reader = self.reader.borrow_mut();
+        reader.ready_to = reader.ready_to.max(end);
+        Ok(())
+    }
+
+    /// Brings pages in, off the core.
+    async fn bring_in(&self, segment: Rc<Segment>, range: Range<u64>) -> Result<(), WalError> {
         let file = segment.open(&self.io).await.map_err(WalError::io(&segment.path))?;
         let offsets = segment.offset(range.start)..segment.offset(range.end);
-        file.prefetch(offsets).await.map_err(WalError::io(&segment.path))?;
-        let mut reader = self.reader.borrow_mut();
-        reader.ready_to = reader.ready_to.max(range.end);
-        Ok(())
+        file.prefetch(offsets).await.map_err(WalError::io(&segment.path))
     }
 
     /// Keeps the disk reading ahead of the consumer, and gives back what is behind it.
     fn read_ahead(self: &Rc<Self>, reader: &mut Reader, segment: &Rc<Segment>, available: u64) {
-        if !reader.ahead && reader.ready_to < available && reader.ready_to < reader.cursor + AHEAD / 2 {
-            reader.ahead = true;
-            let range = reader.ready_to..available.min(reader.ready_to + AHEAD);
+        if reader.asked_to < reader.ready_to {
+            // The consumer was somewhere else in between.
+            reader.reads.clear();
+            reader.asked_to = reader.ready_to;
+        }
+        // Small pieces are not worth a read each; the last one may be small.
+        let to = available.min(reader.cursor + AHEAD);
+        while reader.asked_to < to && (reader.asked_to + READ <= to || reader.reads.is_empty()) {
+            let range = reader.asked_to..to.min(reader.asked_to + READ);
+            reader.asked_to = range.end;
+            reader.reads.push_back((range.end, false));
             let (inner, segment) = (self.clone(), segment.clone());
             io::spawn(async move {
-                // An error comes again when the consumer gets there.
-                let _ = inner.fetch(segment, range).await;
-                inner.reader.borrow_mut().ahead = false;
+                let outcome = inner.bring_in(segment, range.clone()).await;
+                {
+                    let mut reader = inner.reader.borrow_mut();
+                    match outcome {
+                        Ok(()) => reader.read_done(range.end),
+                        Err(_) => reader.read_failed(&range),
+                    }
+                }
+                inner.pages.notify_waiters();
             });
         }
         if reader.cursor - reader.forgot_to >= FORGET

@@ -472,6 +472,9 @@ impl Channel for FileChannel {
             }
         })
     }
+    fn keep_pace(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.0.own.keep_pace())
+    }
     fn marks(&self, source: &str) -> Vec<SourceMark> {
         self.0.settle_marks();
         let mut latest = MarkList::default();

@@ -16,6 +16,7 @@ use crate::io::{self as seam, OpenOptions};
 mod damage;
 mod opening;
 mod power;
+mod reading;
 mod verify;
 
 pub(super) const DIRECTORY: &str = "/data/shard-0";
