@@ -24,8 +24,8 @@ use crate::io::zlib::ZlibStream;
 use crate::io::{Io, Stream};
 use crate::metrics::SinkCounters;
 
-/// Calls on the way to another Millrace: 4 MiB per lane with [`COLUMNS_BYTES`] each, and 2.5 MiB with the 320 KiB that
-/// TAILDIR reads at once, which fills a link of 1 Gbit/s up to a round trip of 20 ms.
+/// Calls on the way to another Millrace: 4 MiB per lane with [`COLUMNS_BYTES`] each, and 3.3 MiB with the 416 KiB that
+/// TAILDIR reads at once, which fills a link of 1 Gbit/s up to a round trip of 27 ms.
 const WINDOW: usize = 8;
 /// Bytes of bodies that a call to another Millrace is meant to have; it is full with the piece of the channel that
 /// crosses half of them.
