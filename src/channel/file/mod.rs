@@ -27,12 +27,13 @@ mod faults;
 #[cfg(test)]
 mod model;
 pub mod payload;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod verify;
 
-pub use transaction::FileChannel;
+pub use shard::FileChannel;
 pub(super) use transaction::FileTake;
 
 const CHECKPOINT_DIR: Property<PathBuf> = Property::optional(
